@@ -12,7 +12,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use remora_primitives::Instant;
+pub use remora_primitives::Instant;
 
 /// Reads the clock of the current runtime (the system's monotonic clock outside of one).
 #[must_use]
