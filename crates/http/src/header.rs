@@ -14,7 +14,5 @@ pub use map::HeaderMap;
 pub use name::{BadName, HeaderName};
 pub use value::{BadValue, HeaderValue};
 
-#[allow(unused_imports)]
 pub(crate) use known::Known;
-#[allow(unused_imports)]
 pub(crate) use map::{Field, Spelling};

@@ -9,15 +9,22 @@
 //! panics, never loops without consuming, and never holds more than its limits allow. A
 //! [`HeaderMap`] holds only fields that can be written to a wire without changing its framing.
 
+pub mod authority;
 mod chars;
+pub mod detect;
 mod framing;
+pub mod h1;
 mod head;
 pub mod header;
+mod hop;
 mod method;
+pub mod path;
 mod status;
 
+pub use detect::tls;
 pub use framing::BodyFraming;
 pub use head::{RequestHead, ResponseHead, Scheme, Version};
 pub use header::{HeaderMap, HeaderName, HeaderValue};
+pub use hop::strip_hop_by_hop;
 pub use method::{BadMethod, Method};
 pub use status::{BadStatus, StatusCode};

@@ -64,7 +64,8 @@ impl Method {
         Self::known(&method).map_or_else(|| Self::extension(method), Ok)
     }
 
-    fn known(method: &[u8]) -> Option<Self> {
+    /// Reads one of the named methods.
+    pub(crate) fn known(method: &[u8]) -> Option<Self> {
         Some(match method {
             b"GET" => Self::Get,
             b"POST" => Self::Post,

@@ -125,6 +125,16 @@ impl HeaderMap {
         self.present = 0;
     }
 
+    /// Makes room for `fields` more fields.
+    pub(crate) fn reserve(&mut self, fields: usize) {
+        self.fields.reserve(fields);
+    }
+
+    /// Whether any of the known names in the set (a union of [`Known::bit`]s) is there.
+    pub(crate) const fn has_any(&self, names: u128) -> bool {
+        self.present & names != 0
+    }
+
     /// Adds a field that the codec has checked.
     pub(crate) fn push(&mut self, field: Field) {
         self.present |= bit(&field.name);
