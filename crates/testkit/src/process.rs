@@ -258,11 +258,12 @@ impl Drop for Process {
 }
 
 type Started = anyhow::Result<Child>;
+type Order = (Command, Sender<Started>);
 
 /// Starts processes from a thread that lives as long as this value.
 #[derive(Debug)]
 pub struct Spawner {
-    orders: Option<Mutex<Sender<(Command, Sender<Started>)>>>,
+    orders: Option<Mutex<Sender<Order>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -302,7 +303,7 @@ impl Spawner {
         })
     }
 
-    fn work(incoming: &Receiver<(Command, Sender<Started>)>) {
+    fn work(incoming: &Receiver<Order>) {
         for (mut command, reply) in incoming {
             let started = command
                 .spawn()

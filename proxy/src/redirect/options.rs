@@ -102,18 +102,13 @@ impl Dns {
 }
 
 /// `*`, or a list that may be empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Selection<T> {
     /// All there are.
+    #[default]
     All,
     /// These and no others.
     Only(Vec<T>),
-}
-
-impl<T> Default for Selection<T> {
-    fn default() -> Self {
-        Self::All
-    }
 }
 
 /// A user or group, as iptables' owner match takes it.
