@@ -26,5 +26,5 @@ pub use framing::BodyFraming;
 pub use head::{RequestHead, ResponseHead, Scheme, Version};
 pub use header::{HeaderMap, HeaderName, HeaderValue};
 pub use hop::strip_hop_by_hop;
-pub use method::{BadMethod, Method};
+pub use method::{BadMethod, ExtensionMethod, Method};
 pub use status::{BadStatus, StatusCode};

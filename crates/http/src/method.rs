@@ -37,12 +37,12 @@ pub enum Method {
     /// PATCH.
     Patch,
     /// Any other token.
-    Extension(Extension),
+    Extension(ExtensionMethod),
 }
 
 /// A method that has no name of its own here; a token, and none of the named methods.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Extension(Bytes);
+pub struct ExtensionMethod(Bytes);
 
 impl Method {
     /// The longest method that is accepted. Unit: bytes. The longest registered one has 17.
@@ -85,7 +85,7 @@ impl Method {
         if !length_fits || !method.iter().all(|b| chars::is_token(*b)) {
             return Err(BadMethod);
         }
-        Ok(Self::Extension(Extension(method)))
+        Ok(Self::Extension(ExtensionMethod(method)))
     }
 
     /// The method as it stands on the wire.
@@ -102,7 +102,9 @@ impl Method {
             Self::Trace => "TRACE",
             Self::Patch => "PATCH",
             // A token is ASCII, so the check never fails.
-            Self::Extension(Extension(token)) => std::str::from_utf8(token).unwrap_or_default(),
+            Self::Extension(ExtensionMethod(token)) => {
+                std::str::from_utf8(token).unwrap_or_default()
+            }
         }
     }
 

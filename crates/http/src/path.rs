@@ -175,12 +175,16 @@ pub fn unescape_slashes(path: &[u8]) -> Option<Vec<u8>> {
     out
 }
 
-/// Whether anything in the path is not normal; cheap, as it is asked for every request.
+/// Whether anything in the path may not be normal; cheap, as it is asked for every request.
 fn needs_work(path: &[u8]) -> bool {
-    if path
-        .iter()
-        .any(|byte| has_class(*byte, MUST_ESCAPE | LOOK_CLOSER))
-    {
+    let unusual = |(at, byte): (usize, &u8)| match byte {
+        b'%' => path
+            .get(at..)
+            .and_then(decode)
+            .is_some_and(|b| b == 0 || chars::is_unreserved(b)),
+        byte => must_not_stand(*byte),
+    };
+    if path.iter().enumerate().any(unusual) {
         return true;
     }
     memchr::memmem::find_iter(path, b"/.").any(|at| {
@@ -231,7 +235,7 @@ fn push_segment(segment: &[u8], out: &mut Vec<u8>) -> Result<(), BadPath> {
                 out.push(decoded);
                 after
             }
-            _ if has_class(*byte, MUST_ESCAPE) => {
+            _ if must_not_stand(*byte) => {
                 push_escaped(*byte, out);
                 tail
             }
@@ -263,32 +267,25 @@ fn decode(text: &[u8]) -> Option<u8> {
     }
 }
 
-/// Must not stand raw in a normal path.
-const MUST_ESCAPE: u8 = 1;
-/// May be part of something that is not normal.
-const LOOK_CLOSER: u8 = 2;
-
-const fn has_class(byte: u8, class: u8) -> bool {
-    CLASSES[byte as usize] & class != 0
+/// Whether a byte must not stand raw in a normal path.
+const fn must_not_stand(byte: u8) -> bool {
+    NOT_RAW[byte as usize]
 }
 
-static CLASSES: [u8; 256] = {
-    let mut table = [0; 256];
+/// Controls, the blank, all beyond ASCII, and what Envoy escapes or turns.
+static NOT_RAW: [bool; 256] = {
+    let mut table = [false; 256];
     let mut byte = 0;
     while byte < 256 {
-        if byte <= 0x20 || byte >= 0x7f {
-            table[byte] = MUST_ESCAPE;
-        }
+        table[byte] = byte <= 0x20 || byte >= 0x7f;
         byte += 1;
     }
-    let raw = b"\"#<>?^`{|}";
+    let others = b"\"#<>?\\^`{|}";
     let mut i = 0;
-    while i < raw.len() {
-        table[raw[i] as usize] = MUST_ESCAPE;
+    while i < others.len() {
+        table[others[i] as usize] = true;
         i += 1;
     }
-    table[b'%' as usize] = LOOK_CLOSER;
-    table[b'\\' as usize] = LOOK_CLOSER;
     table
 };
 

@@ -124,6 +124,10 @@ pub enum Refusal {
     /// `Transfer-Encoding` in an HTTP/1.0 message. RFC 9112 section 6.1.
     #[error("transfer-encoding in an HTTP/1.0 message")]
     EncodingInHttp10,
+    /// A CONNECT request that announces a body: it has no meaning, and what follows could be taken
+    /// for the tunnel's first bytes. RFC 9110 section 9.3.6.
+    #[error("CONNECT request announces a body")]
+    ConnectBody,
     /// A chunk size that is not one to sixteen hexadecimal digits. RFC 9112 section 7.1.
     #[error("chunk size is not a hexadecimal number below 2^64")]
     ChunkSize,
@@ -210,6 +214,7 @@ impl Refusal {
             Self::Encoding => "unsupported_transfer_encoding",
             Self::EncodingList => "bad_transfer_encoding",
             Self::EncodingInHttp10 => "transfer_encoding_in_http10",
+            Self::ConnectBody => "connect_with_body",
             Self::ChunkSize => "bad_chunk_size",
             Self::ChunkExtTooLarge { .. } => "chunk_extensions_too_large",
             Self::ChunkEnd => "bad_chunk_end",

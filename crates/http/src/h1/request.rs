@@ -100,9 +100,8 @@ impl RequestDecoder {
     }
 
     /// Gives the room of a head that is done with to the next one.
-    pub fn recycle(&mut self, mut headers: HeaderMap) {
-        headers.clear();
-        self.spare = headers;
+    pub fn recycle(&mut self, headers: HeaderMap) {
+        self.spare = headers.into_spare();
     }
 
     /// Whether a head has begun and not ended: an idle connection may be closed, this one may not.
@@ -212,14 +211,17 @@ fn assemble(
         path,
     } = target::parse(&method, start.target.slice(block))?;
     let framing = facts.framing(version, BodyFraming::Empty)?;
+    if method == Method::Connect && !framing.is_empty() {
+        return Err(Refusal::ConnectBody);
+    }
     let keep_alive = facts.keeps_alive(version);
     let awaits_body = version == Version::Http11 && !framing.is_empty();
     let expect_continue = facts.expect_continue && awaits_body;
-    let upgrade = match framing {
-        BodyFraming::Empty | BodyFraming::Length(0) if version == Version::Http11 => {
-            facts.into_upgrade()
-        }
-        _ => None,
+    let may_upgrade = version == Version::Http11 && framing.is_empty();
+    let upgrade = if may_upgrade {
+        facts.into_upgrade()
+    } else {
+        None
     };
     let authority = authority.unwrap_or(host);
     let head = RequestHead {

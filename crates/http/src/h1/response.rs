@@ -194,9 +194,8 @@ impl ResponseDecoder {
     }
 
     /// Gives the room of a head that is done with to the next one.
-    pub fn recycle(&mut self, mut headers: HeaderMap) {
-        headers.clear();
-        self.spare = headers;
+    pub fn recycle(&mut self, headers: HeaderMap) {
+        self.spare = headers.into_spare();
     }
 
     /// Whether the connection can carry another request: the response is complete, the upstream

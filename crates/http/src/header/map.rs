@@ -42,6 +42,9 @@ pub(crate) enum Spelling {
     Own(Bytes),
 }
 
+/// The largest room that is kept for the next message: most have fewer fields. Unit: fields.
+const MAX_SPARE: usize = 32;
+
 impl HeaderMap {
     /// An empty map; allocates nothing.
     #[must_use]
@@ -123,6 +126,15 @@ impl HeaderMap {
     pub fn clear(&mut self) {
         self.fields.clear();
         self.present = 0;
+    }
+
+    /// An empty map with this one's room, unless that is more than an idle connection may hold.
+    pub(crate) fn into_spare(mut self) -> Self {
+        if self.fields.capacity() > MAX_SPARE {
+            return Self::new();
+        }
+        self.clear();
+        self
     }
 
     /// Makes room for `fields` more fields.

@@ -367,6 +367,14 @@ fn smuggled_framing_is_refused() {
     for (fields, expected) in table {
         assert_eq!(with_fields(fields), Err(expected), "{fields:?}");
     }
+    for field in ["Content-Length: 1", "Transfer-Encoding: chunked"] {
+        let connect = format!("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n{field}\r\n\r\n");
+        assert_eq!(
+            request(connect.as_bytes()),
+            Err(Refusal::ConnectBody),
+            "{field}"
+        );
+    }
     let old = request(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
     assert_eq!(old, Err(Refusal::EncodingInHttp10));
 }
