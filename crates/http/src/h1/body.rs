@@ -17,7 +17,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::limits::Limits;
 use super::refusal::Refusal;
-use super::scan::{Bound, Scanner};
+use super::scan::{Bound, TrailerScanner};
 use crate::chars;
 use crate::framing::BodyFraming;
 use crate::header::{Field, HeaderMap, Known};
@@ -53,7 +53,7 @@ enum State {
     Size { scanned: usize },
     Data(u64),
     DataEnd,
-    Trailers(Scanner),
+    Trailers(TrailerScanner),
     Done,
 }
 
@@ -98,7 +98,7 @@ impl BodyDecoder {
                 State::UntilClose => return Ok(BodyEvent::Data(buf.split().freeze())),
                 State::Size { .. } => match self.read_size(buf)? {
                     None => return Ok(BodyEvent::NeedMore),
-                    Some(0) => self.state = State::Trailers(Scanner::default()),
+                    Some(0) => self.state = State::Trailers(TrailerScanner::default()),
                     Some(size) => self.state = State::Data(size),
                 },
                 State::Data(left) => {

@@ -13,7 +13,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::facts::Facts;
 use super::limits::Limits;
 use super::refusal::{Message, Refusal};
-use super::scan::{Bound, Scanner, Span};
+use super::scan::{Bound, HeadScanner, Span};
 use super::target::{self, Target};
 use crate::authority;
 use crate::chars;
@@ -41,7 +41,7 @@ pub struct ParsedRequest {
 /// Reads the heads of one downstream connection, one after the other.
 #[derive(Debug, Default)]
 pub struct RequestDecoder {
-    scanner: Scanner,
+    scanner: HeadScanner,
     start: Option<StartLine>,
     skipped_empty_line: bool,
     /// The bytes of the method that are known to be token characters.

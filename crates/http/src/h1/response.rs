@@ -18,7 +18,7 @@ use super::facts::Facts;
 use super::limits::Limits;
 use super::refusal::{Message, Refusal};
 use super::request::read_version;
-use super::scan::{Bound, Scanner, Span};
+use super::scan::{Bound, HeadScanner, Span};
 use crate::chars;
 use crate::framing::BodyFraming;
 use crate::head::{ResponseHead, Version};
@@ -77,7 +77,7 @@ pub struct ParsedResponse {
 /// Reads the heads of one upstream connection.
 #[derive(Debug, Default)]
 pub struct ResponseDecoder {
-    scanner: Scanner,
+    scanner: HeadScanner,
     start: Option<StartLine>,
     spare: HeaderMap,
     state: State,

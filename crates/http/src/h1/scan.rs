@@ -8,19 +8,28 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::{Array, SmallVec};
 
 use super::refusal::Refusal;
 use crate::chars;
 use crate::header::{BadName, BadValue, Field, HeaderMap, HeaderName, Known, Spelling};
 
+/// Reads heads: room for the fields of most of them without an allocation.
+pub(super) type HeadScanner = Scanner<[RawField; 16]>;
+
+/// Reads trailers, of which there are few or none.
+pub(super) type TrailerScanner = Scanner<[RawField; 2]>;
+
 /// The state of reading one block of lines that starts at the front of a buffer.
-#[derive(Debug, Default)]
-pub(super) struct Scanner {
+#[derive(Debug)]
+pub(super) struct Scanner<A: Array<Item = RawField>> {
     /// Where the current line starts; the end of all complete lines.
     line_start: usize,
     /// No line feed lies between `line_start` and here.
     scanned: usize,
-    fields: Vec<RawField>,
+    fields: SmallVec<A>,
+    /// Room for names in lower case; taken again when the head before is gone.
+    lowered: BytesMut,
 }
 
 /// A limit and what to say when it is met.
@@ -31,7 +40,7 @@ pub(super) struct Bound {
 
 /// Where a checked field line lies within its block. Offsets from the block's start.
 #[derive(Clone, Copy, Debug)]
-struct RawField {
+pub(super) struct RawField {
     name: Span,
     value: Span,
     known: Option<Known>,
@@ -45,7 +54,19 @@ pub(super) struct Span {
     end: u32,
 }
 
-impl Scanner {
+// By hand, since the derived one would ask that arrays of fields have a default.
+impl<A: Array<Item = RawField>> Default for Scanner<A> {
+    fn default() -> Self {
+        Self {
+            line_start: 0,
+            scanned: 0,
+            fields: SmallVec::new(),
+            lowered: BytesMut::new(),
+        }
+    }
+}
+
+impl<A: Array<Item = RawField>> Scanner<A> {
     /// Finds the next complete line, without its line end; `None` if more bytes are needed.
     pub(super) fn next_line(
         &mut self,
@@ -125,22 +146,22 @@ impl Scanner {
     }
 
     /// All names that need it in lower case, one after the other: one buffer for all of them.
-    fn lowered_names(&self, block: &Bytes) -> Bytes {
+    fn lowered_names(&mut self, block: &Bytes) -> Bytes {
         let names = || {
             self.fields
                 .iter()
                 .filter(|raw| raw.lower_it)
-                .map(|raw| raw.name)
+                .map(|raw| raw.name.of(block))
         };
-        let length: usize = names().map(Span::len).sum();
+        let length = names().map(<[u8]>::len).sum();
         if length == 0 {
             return Bytes::new();
         }
-        let mut lowered = Vec::with_capacity(length);
+        self.lowered.reserve(length);
         for name in names() {
-            lowered.extend(name.of(block).iter().map(u8::to_ascii_lowercase));
+            self.lowered.extend(name.iter().map(u8::to_ascii_lowercase));
         }
-        Bytes::from(lowered)
+        self.lowered.split().freeze()
     }
 }
 
@@ -178,10 +199,6 @@ impl Span {
             start: narrow(start),
             end: narrow(end),
         }
-    }
-
-    pub(super) const fn len(self) -> usize {
-        (self.end - self.start) as usize
     }
 
     pub(super) fn of(self, block: &[u8]) -> &[u8] {
