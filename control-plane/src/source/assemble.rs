@@ -81,3 +81,6 @@ fn about(severity: Severity, origin: &ObjectRef, at: Option<&Place>, reason: Str
         reason,
     }
 }
+
+#[cfg(test)]
+mod tests;

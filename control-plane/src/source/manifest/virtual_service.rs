@@ -242,3 +242,6 @@ fn read_destination(field: &Field<'_>, context: &Context<'_>) -> Option<Destinat
     });
     Some(Destination { host, subset, port })
 }
+
+#[cfg(test)]
+mod tests;

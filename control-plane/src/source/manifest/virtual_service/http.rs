@@ -37,7 +37,14 @@ pub(super) fn read_route(item: &Field<'_>, context: &Context<'_>) -> Option<Http
         (None, Some(respond), None) => HttpAction::Respond(read_response(&respond)?),
         (None, None, Some(forward)) => HttpAction::Forward(Box::new(forward)),
         (None, None, None) => {
-            item.error("no usable `route`, `redirect` or `directResponse`");
+            // What is there was found wanting and reported already.
+            if fields
+                .take("route")
+                .or_else(|| fields.take("delegate"))
+                .is_none()
+            {
+                item.error("none of `route`, `redirect` and `directResponse`");
+            }
             return None;
         }
         _ => {
