@@ -119,7 +119,9 @@ fn what_cannot_be_an_object_says_why() {
         ),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: a, namespace: A_B}\nspec: {}\n",
-            &["x.yaml:3: error: metadata.namespace: host name `A_B`: character 'A' is not allowed"],
+            &[
+                "x.yaml:3: error: Service A_B/a: metadata.namespace: host name `A_B`: character 'A' is not allowed",
+            ],
         ),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n",
@@ -162,7 +164,13 @@ fn unknown_kinds_and_versions_are_reported() {
     for (version, kind, expected) in table {
         let text =
             format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\nspec: {{a: 1}}\n");
-        check(&[("x.yaml", &text)], &[&format!("x.yaml:2: {expected}")]);
+        check(
+            &[("x.yaml", &text)],
+            &[&format!(
+                "x.yaml:2: {}",
+                expected.replacen(": ", &format!(": {kind} default/x: "), 1)
+            )],
+        );
     }
 }
 

@@ -274,6 +274,15 @@ impl Model {
             })
     }
 
+    /// Every policy whose host is this one or covers it, the narrowest hosts first.
+    pub fn policies_covering<'a>(
+        &'a self,
+        host: &'a Host,
+    ) -> impl Iterator<Item = &'a Arc<DestinationPolicy>> {
+        let at = self.policies.covering(host).flatten();
+        at.filter_map(|at| self.parts.policies.get(*at))
+    }
+
     /// The services that an instance with this address belongs to, with its endpoint there.
     pub fn services_at(&self, ip: IpAddr) -> impl Iterator<Item = (&Arc<Service>, &Endpoint)> {
         let places = self.instances.get(&ip).map_or(&[][..], Vec::as_slice);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use remora_model::{
-    DestinationPolicy, Host, Model, ModelParts, Namespace, RouteRule, TrafficPolicy,
+    DestinationPolicy, Host, Labels, Model, ModelParts, Namespace, RouteRule, TrafficPolicy,
 };
 
 use super::about;
@@ -57,17 +57,16 @@ pub(super) fn policies(
     findings: &mut Vec<Finding>,
 ) -> Vec<Arc<DestinationPolicy>> {
     let mut policies: Vec<DestinationPolicy> = Vec::new();
+    let mut first: HashMap<(&Host, &Namespace, &Labels), usize> = HashMap::new();
     for object in objects {
         let Object::DestinationRule(written) = object else {
             continue;
         };
         let new = &written.policy;
-        let same = |other: &&mut DestinationPolicy| {
-            other.host == new.host
-                && other.namespace == new.namespace
-                && other.workload_selector == new.workload_selector
-        };
-        match policies.iter_mut().find(same) {
+        let at = *first
+            .entry((&new.host, &new.namespace, &new.workload_selector))
+            .or_insert(policies.len());
+        match policies.get_mut(at) {
             Some(first) => merge(first, written, findings),
             None => policies.push(new.clone()),
         }
@@ -199,12 +198,11 @@ impl Check<'_> {
             ));
         }
         let subset = reference.subset.as_deref()?;
-        let defines = |policy: &&Arc<DestinationPolicy>| {
-            policy.host.covers(&host)
-                && policy.visibility.includes(namespace)
-                && policy.subset(subset).is_some()
+        let mut policies = self.model.policies_covering(&host);
+        let defines = |policy: &Arc<DestinationPolicy>| {
+            policy.visibility.includes(namespace) && policy.subset(subset).is_some()
         };
-        if self.model.policies().iter().any(|policy| defines(&policy)) {
+        if policies.any(defines) {
             return None;
         }
         Some(format!(

@@ -105,6 +105,7 @@ impl Reader<'_> {
             fields.ignore_all();
             return None;
         };
+        name_object(root, &fields, kind_text);
         let Some(kind) = known_kind(version, kind_text, &kind) else {
             fields.ignore_all();
             return None;
@@ -113,7 +114,6 @@ impl Reader<'_> {
             fields.ignore_all();
             return None;
         };
-        root.scope().name_object(meta.origin.to_string());
         let home = Home {
             namespace: meta.namespace().clone(),
             domain: Arc::clone(self.domain),
@@ -190,6 +190,17 @@ enum Read {
     Object(Object),
     /// An object of which not enough could be read.
     Refused(ObjectRef),
+}
+
+/// Names the object in findings as well as can be told before it is read.
+fn name_object(root: &Field<'_>, fields: &Fields<'_>, kind: &str) {
+    let metadata = fields.take("metadata");
+    let text = |key: &str| metadata.as_ref().and_then(|field| field.peek(key));
+    if let Some(name) = text("name") {
+        let namespace = text("namespace").unwrap_or(Namespace::DEFAULT);
+        root.scope()
+            .name_object(format!("{kind} {namespace}/{name}"));
+    }
 }
 
 /// The items, if the document is a `List`.
