@@ -68,12 +68,61 @@ pub fn to_json(type_url: &str, bytes: &[u8]) -> Result<Value, JsonError> {
         })?;
     show_unknown_anys(&mut message, 0);
     let options = SerializeOptions::new().use_proto_field_name(true);
-    message
+    let mut json = message
         .serialize_with_options(serde_json::value::Serializer, &options)
         .map_err(|e| JsonError::Write {
             type_url: type_url.to_owned(),
             finding: e.to_string(),
-        })
+        })?;
+    sort_maps(&mut json, &message.descriptor());
+    Ok(json)
+}
+
+/// Puts the entries of maps, which come out of hash tables, into alphabetical order; the fields
+/// of messages keep theirs.
+fn sort_maps(json: &mut Value, message: &MessageDescriptor) {
+    match message.full_name() {
+        "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => {
+            json.sort_all_objects();
+        }
+        "google.protobuf.Any" => {
+            let kind = json.get("@type").and_then(Value::as_str);
+            match kind.and_then(find_message) {
+                // Types with a JSON form of their own stand below `value`.
+                Some(inner) if inner.parent_file().package_name() == "google.protobuf" => {
+                    if let Some(value) = json.get_mut("value") {
+                        sort_maps(value, &inner);
+                    }
+                }
+                Some(inner) => sort_maps_of_fields(json, &inner),
+                None => {}
+            }
+        }
+        _ => sort_maps_of_fields(json, message),
+    }
+}
+
+fn sort_maps_of_fields(json: &mut Value, message: &MessageDescriptor) {
+    for (name, value) in json.as_object_mut().into_iter().flatten() {
+        let Some(field) = message.get_field_by_name(name) else {
+            continue;
+        };
+        let prost_reflect::Kind::Message(inner) = field.kind() else {
+            continue;
+        };
+        match value {
+            Value::Object(entries) if field.is_map() => {
+                entries.sort_keys();
+                if let prost_reflect::Kind::Message(of) = inner.map_entry_value_field().kind() {
+                    entries.values_mut().for_each(|entry| sort_maps(entry, &of));
+                }
+            }
+            Value::Array(items) if field.is_list() => {
+                items.iter_mut().for_each(|item| sort_maps(item, &inner));
+            }
+            one => sort_maps(one, &inner),
+        }
+    }
 }
 
 /// Reads JSON (with proto or lower-camel-case field names) into the bytes of a message.

@@ -2,7 +2,7 @@
 //! What dumps show and what files may say.
 
 use prost::Message;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::*;
 use crate::protobuf::Any;
@@ -152,4 +152,38 @@ fn anys_nested_without_end_do_not_exhaust_the_stack() {
         };
     }
     assert!(to_json(LISTENER, &with_config(any)).is_ok());
+}
+
+#[test]
+fn entries_of_maps_come_in_order_and_fields_as_declared() {
+    let names: Vec<_> = (b'a'..=b'z').map(|c| char::from(c).to_string()).collect();
+    let fields: Map<_, _> = names
+        .iter()
+        .rev()
+        .map(|n| (n.clone(), json!(1.0)))
+        .collect();
+    let json = json!({
+        "name": "a",
+        "metadata": {"filter_metadata": {"two": fields, "one": {"b": 1.0, "a": [{"d": 1.0, "c": 2.0}]}}},
+        "connect_timeout": "1s",
+    });
+    let bytes = from_json(CLUSTER, &json).expect("valid");
+    let text = to_json(CLUSTER, &bytes).expect("known").to_string();
+    let place = |what: &str| {
+        text.find(what)
+            .unwrap_or_else(|| panic!("no {what} in {text}"))
+    };
+    assert!(place("\"one\"") < place("\"two\"") && place("\"c\"") < place("\"d\""));
+    assert!(
+        place("connect_timeout") < place("metadata"),
+        "fields by number"
+    );
+    let last = names.windows(2).map(|pair| (&pair[0], &pair[1]));
+    let two = text.get(place("\"two\"")..).expect("is there");
+    for (a, b) in last {
+        assert!(
+            two.find(&format!("\"{a}\":")) < two.find(&format!("\"{b}\":")),
+            "{two}"
+        );
+    }
 }
