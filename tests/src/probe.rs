@@ -95,7 +95,7 @@ fn greet_and_echo(mut stream: TcpStream) -> std::io::Result<()> {
     let original = original.ok().and_then(|address| address.as_socket());
     // Without a translation the kernel knows no original address, or names the local one.
     let original = original.filter(|original| *original != local);
-    let dialled = original.map_or("direct".to_owned(), |original| original.to_string());
+    let dialled = original.map_or_else(|| "direct".to_owned(), |original| original.to_string());
     writeln!(
         stream,
         "dialled={dialled} port={} from={peer}",

@@ -54,7 +54,7 @@ impl Scene {
     }
 
     /// What `peer` meets at an address of `app`.
-    fn into_app(&self, port: u16) -> anyhow::Result<[String; 2]> {
+    fn inbound(&self, port: u16) -> anyhow::Result<[String; 2]> {
         reach(&self.peer, User::APP, "dial", &self.app, port)
     }
 
@@ -174,7 +174,7 @@ fn connections_meet_the_proxy_in_both_directions_and_the_proxys_own_do_not() {
                     "dialled=[fd77::20]:80 port=15001 ",
                 ],
             );
-            let inbound = scene.into_app(8080)?;
+            let inbound = scene.inbound(8080)?;
             assert_both_begin(
                 &inbound,
                 [
@@ -183,11 +183,11 @@ fn connections_meet_the_proxy_in_both_directions_and_the_proxys_own_do_not() {
                 ],
             );
             assert_direct(&scene.out(User::PROXY, "dial", 80)?, 80);
-            assert_direct(&scene.into_app(15021)?, 15021);
+            assert_direct(&scene.inbound(15021)?, 15021);
 
             scene.clean()?;
             assert_direct(&scene.out(User::APP, "dial", 80)?, 80);
-            assert_direct(&scene.into_app(8080)?, 8080);
+            assert_direct(&scene.inbound(8080)?, 8080);
 
             Ok(())
         });
@@ -331,9 +331,9 @@ fn exclusions_and_inclusions_are_honoured_on_the_wire() {
             }
         }
         scene.apply("--include-inbound-ports 9999")?;
-        assert_direct(&scene.into_app(8080)?, 8080);
+        assert_direct(&scene.inbound(8080)?, 8080);
         scene.apply("--exclude-inbound-ports 8080")?;
-        assert_direct(&scene.into_app(8080)?, 8080);
+        assert_direct(&scene.inbound(8080)?, 8080);
         // A self-call follows the same rules as a call from outside.
         assert_direct(
             &reach(&scene.app, User::PROXY, "dial", &scene.app, 8080)?,
@@ -479,8 +479,7 @@ fn connections_that_stood_before_the_rules_go_on_untouched() {
 fn without_the_capability_apply_names_it_and_print_works() {
     lab::test(|lab| {
         let host = lab.add_host("app", 10)?;
-        let program = lab.folder().join("remora-proxy");
-        std::fs::copy(bins::find("remora-proxy")?, &program)?;
+        let program = bins::find("remora-proxy")?;
         let as_nobody = |words: &[&str]| {
             host.run(
                 &Spec::new("redirect", &program)

@@ -3,7 +3,7 @@
 //!
 //! Nothing is added to the machine's own network. Every host has the interface `eth0` with an IPv4
 //! and an IPv6 address, a default route (so that any destination can be dialled and redirected), and
-//! its own `/etc/resolv.conf`. Programs run inside by [`Host::spawn`]; code of the bench by
+//! files of its own in `/etc`. Programs run inside by [`Host::spawn`]; code of the bench by
 //! [`Host::enter`], on a thread that has moved into the namespace.
 
 use std::fs;
@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::exec;
-use crate::process::{Process, Spawner, Spec};
+use crate::process::{Process, Spawner, Spec, User};
 use crate::run::Run;
 
 /// A set of hosts on one network. Dropping the last handle to it removes all of it.
@@ -166,6 +166,37 @@ impl Lab {
         &self.inner.name
     }
 
+    /// The same program at a place that its user can reach: a clone may be in a folder that is
+    /// closed to all but its owner.
+    fn installed(&self, spec: &Spec) -> anyhow::Result<Spec> {
+        let mut spec = spec.clone();
+        let Some(name) = spec.program.file_name().filter(|_| {
+            let is_system = spec.program.starts_with("/usr") || spec.program.starts_with("/bin");
+            spec.user.is_some() && spec.program.is_absolute() && !is_system
+        }) else {
+            return Ok(spec);
+        };
+        let folder = self.inner.folder.join("bin");
+        let installed = folder.join(name);
+        if installed != spec.program && !installed.exists() {
+            fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+            fs::hard_link(&spec.program, &installed)
+                .or_else(|_| fs::copy(&spec.program, &installed).map(drop))
+                .with_context(|| format!("install {}", spec.program.display()))?;
+        }
+        spec.program = installed;
+        Ok(spec)
+    }
+
+    /// Makes a folder of this run that belongs to a user.
+    pub fn make_folder(&self, name: &str, owner: User) -> anyhow::Result<PathBuf> {
+        let folder = self.inner.folder.join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        std::os::unix::fs::chown(&folder, Some(owner.uid), Some(owner.gid))
+            .with_context(|| format!("give {} to {}", folder.display(), owner.uid))?;
+        Ok(folder)
+    }
+
     /// Keeps folder and logs after the end.
     pub fn keep(&self) {
         self.inner
@@ -209,19 +240,29 @@ impl Host {
         &self.lab
     }
 
-    /// Gives it an `/etc/resolv.conf`. Programs started later see it.
-    pub fn set_resolv_conf(&self, text: &str) -> anyhow::Result<()> {
+    /// Gives it a file of its own in `/etc`, such as `resolv.conf` or `hosts`, in place of the
+    /// machine's. Programs started later see it.
+    pub fn set_etc(&self, file: &str, text: &str) -> anyhow::Result<()> {
         let folder = Path::new("/etc/netns").join(self.namespace());
         fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
-        fs::write(folder.join("resolv.conf"), text).context("write resolv.conf")
+        fs::write(folder.join(file), text).with_context(|| format!("write /etc/{file}"))
     }
 
     /// Starts a program here; its output goes to the log `<host>-<name>.log`.
     pub fn spawn(&self, spec: &Spec) -> anyhow::Result<Process> {
+        let spec = &self.lab.installed(spec)?;
         let log = self
             .lab
             .logs()
             .join(format!("{}-{}.log", self.name, spec.name));
+        let owner = spec.user.unwrap_or(User::ROOT);
+        fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .context("make the log")?;
+        // Some programs open their standard error again, by its path.
+        std::os::unix::fs::chown(&log, Some(owner.uid), Some(owner.gid)).context("give the log")?;
         let name = format!("{}@{}", spec.name, self.name);
         self.lab
             .inner
@@ -231,7 +272,7 @@ impl Host {
 
     /// Runs a program here to its end and returns what it wrote to stdout.
     pub fn run(&self, spec: &Spec) -> anyhow::Result<String> {
-        // The parent death signal belongs to long-running programs; this caller waits.
+        let spec = self.lab.installed(spec)?;
         exec::run_command(&mut spec.command(&self.namespace()))
             .with_context(|| format!("on host {}", self.name))
     }

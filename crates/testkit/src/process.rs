@@ -78,6 +78,13 @@ impl Spec {
         self
     }
 
+    /// Runs it in this folder.
+    #[must_use]
+    pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
+        self
+    }
+
     /// The command that runs this in a namespace.
     pub fn command(&self, namespace: &str) -> Command {
         let mut command = Command::new("ip");
@@ -110,6 +117,8 @@ pub struct User {
 }
 
 impl User {
+    /// root.
+    pub const ROOT: Self = Self { uid: 0, gid: 0 };
     /// The proxy.
     pub const PROXY: Self = Self {
         uid: 1337,
@@ -120,6 +129,8 @@ impl User {
         uid: 65534,
         gid: 65534,
     };
+    /// A web server: `www-data` on Debian.
+    pub const WEB: Self = Self { uid: 33, gid: 33 };
 }
 
 /// A running process. Dropping it ends it: politely, then not.

@@ -9,13 +9,15 @@
 //! 3. the next run sweeps what dead owners left, should the janitor have been killed as well.
 //!
 //! All three do the same: end the processes in the run's namespaces, which are recognised by the
-//! run's unique name, and delete those namespaces. Logs are deleted only after success.
+//! run's unique name, and delete those namespaces and the run's folder. A folder is kept only when a
+//! run has failed and told where its logs are; after a day it goes as well.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
@@ -45,11 +47,11 @@ impl Run {
         // Its programs run as other users and keep sockets and logs here.
         fs::create_dir_all(folder.join("logs"))
             .with_context(|| format!("make {}", folder.display()))?;
-        fs::write(
-            folder.join("owner"),
-            owner_of(std::process::id()).unwrap_or_default(),
-        )?;
-        let janitor = start_janitor(&name)?;
+        // Whole or not at all: another run's sweep may look at any moment.
+        let draft = folder.join("owner.draft");
+        fs::write(&draft, owner_of(std::process::id()).unwrap_or_default())?;
+        fs::rename(draft, folder.join("owner"))?;
+        let janitor = start_janitor(&name, &folder)?;
         Ok(Self {
             name,
             folder,
@@ -95,29 +97,37 @@ impl Drop for Run {
     }
 }
 
-/// Clears the namespaces of runs whose owner is gone. Returns their names.
+/// Clears what runs left whose owner is gone. Returns their names.
 pub fn sweep() -> Vec<String> {
     let mut swept = Vec::new();
     for entry in fs::read_dir(base()).into_iter().flatten().flatten() {
-        let owner_file = entry.path().join("owner");
-        let (Ok(owner), Ok(name)) = (
-            fs::read_to_string(&owner_file),
-            entry.file_name().into_string(),
-        ) else {
+        let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        let pid = owner.split(' ').next().and_then(|pid| pid.parse().ok());
-        let alive = pid.and_then(owner_of).is_some_and(|now| now == owner);
-        if !alive && name.starts_with(PREFIX) {
+        if name.starts_with(PREFIX) && is_abandoned(&entry.path()) {
             clear(&name);
-            // Logs of a run that did not end well may still be wanted; it is just no longer live.
-            let _ = fs::remove_file(owner_file);
+            let _ = fs::remove_dir_all(entry.path());
             swept.push(name);
         }
     }
     swept
 }
 
+/// Whether the owner of a run's folder is gone, or the folder was kept for its logs long ago.
+fn is_abandoned(folder: &Path) -> bool {
+    let Ok(owner) = fs::read_to_string(folder.join("owner")) else {
+        let age = fs::metadata(folder)
+            .and_then(|folder| folder.modified())
+            .ok();
+        return age
+            .and_then(|then| then.elapsed().ok())
+            .is_some_and(|age| age > LOGS_ARE_KEPT);
+    };
+    let pid = owner.split(' ').next().and_then(|pid| pid.parse().ok());
+    pid.and_then(owner_of).is_none_or(|now| now != owner)
+}
+
+const LOGS_ARE_KEPT: Duration = Duration::from_secs(24 * 3600);
 const PREFIX: &str = "rm";
 
 fn base() -> PathBuf {
@@ -143,7 +153,8 @@ fn unique_name() -> anyhow::Result<String> {
     Ok(format!("{PREFIX}{:08x}", u32::from_ne_bytes(bytes)))
 }
 
-/// Waits for its stdin to close, then does what [`clear`] does. `$1` is the run's name.
+/// Waits for its stdin to close, then does what [`clear`] does. `$1` is the run's name, `$2` its
+/// folder, which goes too unless the owner has given it up to be kept.
 const JANITOR: &str = r#"
 trap '' INT TERM HUP
 cat >/dev/null
@@ -154,11 +165,13 @@ for ns in $(ip netns list | cut -d' ' -f1 | grep "^$1-"); do
   ip netns del "$ns"
   rm -rf "/etc/netns/$ns"
 done
+[ -e "$2/owner" ] && rm -rf "$2"
 "#;
 
-fn start_janitor(name: &str) -> anyhow::Result<Child> {
+fn start_janitor(name: &str, folder: &Path) -> anyhow::Result<Child> {
     Command::new("sh")
         .args(["-c", JANITOR, "remora-lab-janitor", name])
+        .arg(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -71,7 +71,7 @@ fn a_server_that_speaks_first_greets_and_echoes() {
 fn processes_run_as_their_user_with_their_own_resolver_and_keep_their_log() {
     lab::test(|lab| {
         let host = lab.add_host("app", 10)?;
-        host.set_resolv_conf("nameserver 192.0.2.53\n")?;
+        host.set_etc("resolv.conf", "nameserver 192.0.2.53\n")?;
         let script = "id -u; id -g; cat /etc/resolv.conf; exec sleep 600";
         let spec = Spec::new("sleeper", "sh")
             .args(["-c", script])
@@ -104,7 +104,7 @@ fn nothing_is_left_after_the_end() {
     let mut name = String::new();
     lab::test(|lab| {
         let host = lab.add_host("app", 10)?;
-        host.set_resolv_conf("")?;
+        host.set_etc("resolv.conf", "")?;
         lab.name().clone_into(&mut name);
         assert_eq!(namespaces_of(&name).len(), 2);
         Ok(())
@@ -146,6 +146,8 @@ fn nothing_is_left_after_the_owner_was_killed() {
             namespaces_of(name).is_empty()
         })?;
         let process = std::path::Path::new("/proc").join(pid);
+        let folder = std::env::temp_dir().join("remora-lab").join(name);
+        wait::until_true("the folder to go", wait::PATIENCE, || !folder.exists())?;
         wait::until_true("the process to go", wait::PATIENCE, || !process.exists())
     });
 }
