@@ -14,6 +14,8 @@
 //! **Invariant:** workers share nothing but the atomics of [`HostRecord`], [`ClusterOutlier`] and
 //! the counts behind [`ClusterLimits`]; an ejection by one worker is seen by the next pick of all.
 
+#[cfg(test)]
+mod fixture;
 pub mod host;
 pub mod hosts;
 pub mod limits;

@@ -172,11 +172,9 @@ impl ClusterOutlier {
 
 /// The share counts the host that is about to go, so 3 hosts at 10 % eject nothing.
 fn may_eject_another(ejected: u32, members: u32, policy: &OutlierPolicy) -> bool {
-    if policy.always_one && ejected == 0 {
-        return true;
-    }
     let after = 100.0 * (f64::from(ejected) + 1.0);
-    members > 0 && after <= policy.max_ejected.get() * f64::from(members)
+    let within_share = after <= policy.max_ejected.get() * f64::from(members);
+    members > 0 && (within_share || policy.always_one && ejected == 0)
 }
 
 impl HostRecord {
@@ -196,10 +194,10 @@ impl HostRecord {
         match outcome {
             Outcome::Connected => {
                 reset(&self.in_a_row.local_origin);
-                if !policy.split_external {
-                    judge.on_status(200, rng)
-                } else {
+                if policy.split_external {
                     None
+                } else {
+                    judge.on_status(200, rng)
                 }
             }
             Outcome::Status(status) => {
@@ -319,8 +317,11 @@ impl Judge<'_> {
             return None;
         }
         let multiplier = next_multiplier(host.multiplier.load(Relaxed), policy);
-        let duration = (policy.base_ejection.saturating_mul(multiplier)).min(policy.max_ejection)
-            + jitter(policy.ejection_jitter, rng);
+        let length = policy
+            .base_ejection
+            .saturating_mul(multiplier)
+            .min(policy.max_ejection);
+        let duration = length.saturating_add(jitter(policy.ejection_jitter, rng));
         let until = now + duration;
         let nanos = until.as_nanos().max(1);
         if host
@@ -343,11 +344,12 @@ impl Judge<'_> {
     }
 }
 
-/// One more than before, until the longest ejection is reached: beyond, decay would take longer
-/// without the ejection being longer.
+/// One more than before, until one ejection would be longer than the longest: from there on only
+/// decay would take longer.
 fn next_multiplier(before: u32, policy: &OutlierPolicy) -> u32 {
     let length = policy.base_ejection.saturating_mul(before);
-    if before == 0 || length < policy.max_ejection {
+    let longest = policy.max_ejection.saturating_add(policy.base_ejection);
+    if length < longest {
         before.saturating_add(1)
     } else {
         before
