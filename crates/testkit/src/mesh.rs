@@ -341,6 +341,17 @@ impl Mesh {
     }
 }
 
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        // Left to themselves, sidecars would drain for their grace, one after the other.
+        for node in self.nodes.values_mut() {
+            if let Some(mut sidecar) = node.sidecar.take() {
+                let _ = sidecar.kill();
+            }
+        }
+    }
+}
+
 /// Builds what the mesh needs beside this workspace's own programs.
 pub fn build_programs() -> anyhow::Result<PathBuf> {
     bins::build_go(topology::MODULE)

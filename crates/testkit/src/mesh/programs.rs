@@ -73,7 +73,8 @@ impl Programs {
             .lab
             .make_folder(&format!("{}-proxy", plan.name), User::PROXY)?;
         let (control_plane, _) = network::addresses(2);
-        let (own, _) = network::addresses(plan.number);
+        let (v4, v6) = network::addresses(plan.number);
+        let (app, version) = plan.role.labels();
         Ok(Spec::new("proxy", &self.mesh()?.proxy)
             .user(User::PROXY)
             .folder(&state)
@@ -82,8 +83,20 @@ impl Programs {
                 "--control-plane",
                 &format!("{control_plane}:{CONTROL_PLANE_PORT}"),
             ])
-            .args(["--node-ip", &own.to_string(), "--name", plan.name])
-            .args(["--namespace", NAMESPACE])
+            .args([
+                "--name",
+                plan.name,
+                "--namespace",
+                NAMESPACE,
+                "--ip",
+                &format!("{v4},{v6}"),
+            ])
+            .args([
+                "--label",
+                &format!("app={app}"),
+                "--label",
+                &format!("version={version}"),
+            ])
             .arg("--state-dir")
             .arg(state))
     }

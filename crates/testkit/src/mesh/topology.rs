@@ -41,6 +41,16 @@ impl Role {
     pub fn has_sidecar(self) -> bool {
         matches!(self, Self::Page | Self::Service { .. })
     }
+
+    /// The workload's labels `app` and `version`.
+    pub fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Service { service, version } => (service, version),
+            Self::Page => (PHP, "v1"),
+            Self::Infrastructure => (CONTROL_PLANE, "v1"),
+            Self::ServerFirst => (MYSQL, "v1"),
+        }
+    }
 }
 
 /// The host of the control plane.
