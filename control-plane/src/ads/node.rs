@@ -278,9 +278,12 @@ mod tests {
         assert_eq!(identity.expect("good").scope.namespace.as_str(), "shop");
     }
 
+    /// Id, metadata, what the refusal says.
+    type Refused<'a> = (&'a str, &'a [(&'a str, Value)], &'a str);
+
     #[test]
     fn unclear_nodes_are_refused_by_name() {
-        let table: [(&str, &[(&str, Value)], &str); 9] = [
+        let table: [Refused<'_>; 9] = [
             ("", &[], "expected `sidecar~<ip>"),
             ("page", &[], "node id `page`: expected"),
             ("sidecar~10.0.0.1~page.shop", &[], "expected `sidecar~<ip>"),

@@ -40,7 +40,6 @@ pub struct ShuttingDown;
 
 impl Scopes {
     /// Makes the scopes of the store's models, and their keeper.
-    #[must_use]
     pub fn new(store: StoreReader) -> (Self, Keeper) {
         let (joins, joining) = mpsc::channel(MAX_WAITING);
         let keeper = Keeper {

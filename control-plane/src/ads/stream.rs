@@ -50,20 +50,16 @@ pub(super) fn responses<D: Dialect>(
     peer: Option<SocketAddr>,
     requests: Streaming<D::Request>,
 ) -> impl Stream<Item = Result<D::Response, Status>> + Send + 'static {
-    let opening = Phase::<D>::Opening {
+    let opening = Phase::<D>::Opening(Box::new(Opening {
         shared,
         peer,
         requests,
-    };
-    futures_util::stream::unfold(opening, |phase| async {
+    }));
+    futures_util::stream::unfold(opening, move |phase| async move {
         let mut conversation = match phase {
             Phase::Ended => return None,
             Phase::Talking(conversation) => conversation,
-            Phase::Opening {
-                shared,
-                peer,
-                requests,
-            } => match open(shared, peer, requests).await {
+            Phase::Opening(opening) => match open(*opening).await {
                 Ok(conversation) => Box::new(conversation),
                 Err(None) => return None,
                 Err(Some(status)) => {
@@ -81,13 +77,16 @@ pub(super) fn responses<D: Dialect>(
 }
 
 enum Phase<D: Dialect> {
-    Opening {
-        shared: Shared,
-        peer: Option<SocketAddr>,
-        requests: Streaming<D::Request>,
-    },
+    Opening(Box<Opening<D>>),
     Talking(Box<Conversation<D>>),
     Ended,
+}
+
+/// A stream that has not said anything.
+struct Opening<D: Dialect> {
+    shared: Shared,
+    peer: Option<SocketAddr>,
+    requests: Streaming<D::Request>,
 }
 
 /// A stream whose node is known.
@@ -102,11 +101,12 @@ struct Conversation<D: Dialect> {
 }
 
 /// Reads the first request and joins the scope that it asks for. `Err(None)`: the peer left.
-async fn open<D: Dialect>(
-    shared: Shared,
-    peer: Option<SocketAddr>,
-    mut requests: Streaming<D::Request>,
-) -> Result<Conversation<D>, Option<Status>> {
+async fn open<D: Dialect>(opening: Opening<D>) -> Result<Conversation<D>, Option<Status>> {
+    let Opening {
+        shared,
+        peer,
+        mut requests,
+    } = opening;
     let first = tokio::time::timeout(FIRST_REQUEST, requests.message()).await;
     let silent = |_| {
         Some(Status::deadline_exceeded(
