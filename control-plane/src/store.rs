@@ -14,6 +14,7 @@
 //! **Invariants:** revisions rise by one with each published model; nothing is published before
 //! the source was read once, and nothing if nothing changed; endpoint changes wait for nobody.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,11 +167,9 @@ impl Store {
     }
 
     fn publish_status(&self, findings: Vec<Finding>) {
-        let known = Arc::clone(&self.status.borrow());
-        for finding in findings
-            .iter()
-            .filter(|finding| !known.findings.contains(finding))
-        {
+        let status = Arc::clone(&self.status.borrow());
+        let known: HashSet<_> = status.findings.iter().collect();
+        for finding in findings.iter().filter(|finding| !known.contains(finding)) {
             match finding.severity {
                 Severity::Error => tracing::error!("{finding}"),
                 Severity::Warning => tracing::warn!("{finding}"),

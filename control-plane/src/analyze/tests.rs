@@ -228,6 +228,10 @@ fn wrong_values_of_rules_are_errors_at_their_field() {
             ": more than one of `route`, `redirect` and `directResponse`",
         ),
         (
+            "{route: [{destination: {host: sms}}], rewrite: {authority: \"a\\nb\"}}",
+            ".rewrite.authority: control characters are not allowed here",
+        ),
+        (
             "{match: [{port: 80}]}",
             ": none of `route`, `redirect` and `directResponse`",
         ),
@@ -427,6 +431,29 @@ fn a_file_just_below_the_limit_is_read_in_bounded_time() {
         .collect();
     let folder = folder(&[("many.yaml", &text)]);
     assert_eq!(findings(&folder), Vec::<String>::new());
+}
+
+#[test]
+fn a_flood_of_findings_is_counted_and_not_kept() {
+    let object = |name: usize| {
+        let fields: String = (0..150).map(|n| format!("  made-up-{n}: 1\n")).collect();
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: s{name}}}\nspec:\n{fields}---\n")
+    };
+    let mut text: String = (0..20).map(object).collect();
+    text.push_str("apiVersion: v1\nkind: Pod\n");
+    let found = findings(&folder(&[("x.yaml", &text)]));
+    assert_eq!(found.len(), 1002);
+    assert!(
+        found
+            .iter()
+            .any(|line| line.contains("error: `metadata` is missing")),
+        "{found:?}"
+    );
+    let rest = found
+        .iter()
+        .find(|line| line.starts_with("x.yaml: "))
+        .expect("the rest is counted");
+    assert!(rest.ends_with("more findings are not shown"), "{rest}");
 }
 
 #[test]

@@ -27,7 +27,7 @@ use self::folder::{Listing, Stamp};
 use super::SourceSnapshot;
 use super::assemble::assemble;
 use super::finding::{Finding, Severity};
-use super::manifest::document::unreadable;
+use super::manifest::document::{about_file, unreadable};
 use super::manifest::{FileContent, Object, read_text};
 
 /// How a folder is read.
@@ -220,14 +220,8 @@ fn settle(content: FileContent, previous: Option<FileState>, file: &Arc<str>) ->
     let (before, ever_sound) = previous.map_or((Vec::new(), false), |p| (p.served, p.ever_sound));
     let hold = broken && !before.is_empty() && (ever_sound || objects.is_empty());
     let served = if hold {
-        findings.push(Finding {
-            file: file.to_string(),
-            line: 0,
-            severity: Severity::Error,
-            object: String::new(),
-            field: String::new(),
-            reason: "the file is not applied: its last good content stays".to_owned(),
-        });
+        let reason = "the file is not applied: its last good content stays".to_owned();
+        findings.push(about_file(file, Severity::Error, 0, reason));
         before
     } else {
         let kept = before

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is wrong with a written object, and where.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
@@ -13,6 +13,18 @@ pub enum Severity {
     Error,
     /// The object is applied, but perhaps not as its writer thinks.
     Warning,
+}
+
+impl Severity {
+    /// How many findings may be listed before one of this severity is left out, if `limit` are
+    /// listed of warnings alone: warnings never crowd out errors.
+    #[must_use]
+    pub const fn room(self, limit: usize) -> usize {
+        match self {
+            Self::Warning => limit,
+            Self::Error => 2 * limit,
+        }
+    }
 }
 
 impl fmt::Display for Severity {
@@ -51,11 +63,24 @@ impl fmt::Display for Finding {
         write!(f, ": {}", self.severity)?;
         for part in [&self.object, &self.field, &self.reason] {
             if !part.is_empty() {
-                write!(f, ": {part}")?;
+                f.write_str(": ")?;
+                write_printable(f, part)?;
             }
         }
         Ok(())
     }
+}
+
+/// Findings quote what files hold: that must not steer a terminal or forge a line of a log.
+fn write_printable(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for c in text.chars() {
+        if c.is_control() {
+            write!(f, "{}", c.escape_default())?;
+        } else {
+            f.write_char(c)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -75,6 +100,11 @@ mod tests {
         let expected = "mesh/sms.yaml:12: error: VirtualService shop/sms: spec.http[0]: \
                         all weights are zero";
         assert_eq!(finding.to_string(), expected);
+        let sly = Finding {
+            reason: "a\n\u{1b}[31m".into(),
+            ..finding.clone()
+        };
+        assert!(sly.to_string().ends_with(": a\\n\\u{1b}[31m"), "{sly}");
         let bare = Finding {
             line: 0,
             object: String::new(),

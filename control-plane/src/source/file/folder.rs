@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::source::finding::{Finding, Severity};
+use crate::source::manifest::document::about_file;
 
 /// How deep sub-folders may lie.
 const MAX_DEPTH: usize = 16;
@@ -200,14 +201,8 @@ impl Walk<'_> {
         } else {
             self.root.join(name)
         };
-        self.listing.findings.push(Finding {
-            file: path.to_string_lossy().into_owned(),
-            line: 0,
-            severity: Severity::Error,
-            object: String::new(),
-            field: String::new(),
-            reason,
-        });
+        let finding = about_file(&path.to_string_lossy(), Severity::Error, 0, reason);
+        self.listing.findings.push(finding);
     }
 }
 

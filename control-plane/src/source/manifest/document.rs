@@ -28,14 +28,23 @@ pub struct FileContent {
 /// Reads all objects of a text. `domain` is the cluster's (`cluster.local`).
 #[must_use]
 pub fn read_text(file: &Arc<str>, text: &str, domain: &Arc<str>) -> FileContent {
+    let documents = match yaml::parse(text) {
+        Ok(documents) => documents,
+        Err(error) => return unreadable(file, error.line, error.reason),
+    };
     let mut reader = Reader {
         file,
         domain,
         content: FileContent::default(),
+        unsaid: 0,
     };
-    match yaml::parse(text) {
-        Ok(documents) => documents.iter().for_each(|node| reader.read_document(node)),
-        Err(error) => reader.content = unreadable(file, error.line, error.reason),
+    documents.iter().for_each(|node| reader.read_document(node));
+    if reader.unsaid > 0 {
+        let reason = format!("{} more findings are not shown", reader.unsaid);
+        reader
+            .content
+            .findings
+            .push(about_file(file, Severity::Warning, 0, reason));
     }
     reader.content
 }
@@ -43,25 +52,35 @@ pub fn read_text(file: &Arc<str>, text: &str, domain: &Arc<str>) -> FileContent 
 /// The content of a file that cannot be read at all.
 #[must_use]
 pub fn unreadable(file: &Arc<str>, line: u32, reason: String) -> FileContent {
-    let finding = Finding {
-        file: file.to_string(),
-        line,
-        severity: Severity::Error,
-        object: String::new(),
-        field: String::new(),
-        reason,
-    };
     FileContent {
         broken: true,
-        findings: vec![finding],
+        findings: vec![about_file(file, Severity::Error, line, reason)],
         ..FileContent::default()
     }
 }
+
+/// A finding about a file, or a line of it, that names no object.
+#[must_use]
+pub fn about_file(file: &str, severity: Severity, line: u32, reason: String) -> Finding {
+    let (object, field) = (String::new(), String::new());
+    Finding {
+        file: file.to_owned(),
+        line,
+        severity,
+        object,
+        field,
+        reason,
+    }
+}
+
+/// The most findings about one file.
+const MAX_FINDINGS_PER_FILE: usize = 1000;
 
 struct Reader<'a> {
     file: &'a Arc<str>,
     domain: &'a Arc<str>,
     content: FileContent,
+    unsaid: usize,
 }
 
 impl Reader<'_> {
@@ -93,7 +112,13 @@ impl Reader<'_> {
             Some(Read::Refused(origin)) => self.content.refused.push(origin),
             None => {}
         }
-        self.content.findings.extend(scope.into_findings());
+        for finding in scope.into_findings() {
+            if self.content.findings.len() < finding.severity.room(MAX_FINDINGS_PER_FILE) {
+                self.content.findings.push(finding);
+            } else {
+                self.unsaid += 1;
+            }
+        }
     }
 
     fn read_object(&self, root: &Field<'_>) -> Option<Read> {

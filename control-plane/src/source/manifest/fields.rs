@@ -15,12 +15,17 @@ use remora_primitives::Port;
 use super::yaml::{Entry, Node, Value};
 use crate::source::finding::{Finding, Severity};
 
+/// The most findings about one object: nobody reads more, and a file of ten megabytes could
+/// otherwise make a gigabyte of them.
+pub const MAX_FINDINGS: usize = 100;
+
 /// Collects what is wrong with one object.
 #[derive(Debug)]
 pub struct Scope {
     file: Arc<str>,
     object: RefCell<String>,
     findings: RefCell<Vec<Finding>>,
+    unsaid: Cell<usize>,
     broken: Cell<bool>,
     refused: Cell<bool>,
 }
@@ -33,6 +38,7 @@ impl Scope {
             file,
             object: RefCell::default(),
             findings: RefCell::default(),
+            unsaid: Cell::new(0),
             broken: Cell::new(false),
             refused: Cell::new(false),
         }
@@ -64,13 +70,30 @@ impl Scope {
         self.refused.get()
     }
 
-    /// The findings so far.
+    /// The findings, about [`MAX_FINDINGS`] at most, and one that counts the rest.
     #[must_use]
     pub fn into_findings(self) -> Vec<Finding> {
+        let unsaid = self.unsaid.get();
+        if unsaid > 0 {
+            self.push(
+                Severity::Warning,
+                0,
+                "",
+                format!("{unsaid} more findings are not shown"),
+            );
+        }
         self.findings.into_inner()
     }
 
     fn add(&self, severity: Severity, line: u32, field: &str, reason: String) {
+        if self.findings.borrow().len() < severity.room(MAX_FINDINGS) {
+            self.push(severity, line, field, reason);
+        } else {
+            self.unsaid.set(self.unsaid.get() + 1);
+        }
+    }
+
+    fn push(&self, severity: Severity, line: u32, field: &str, reason: String) {
         self.findings.borrow_mut().push(Finding {
             file: self.file.to_string(),
             line,
@@ -177,6 +200,17 @@ impl<'a> Field<'a> {
                 None
             }
         }
+    }
+
+    /// Text that goes into a head or a URL: without control characters.
+    #[must_use]
+    pub fn plain_text(&self) -> Option<&'a str> {
+        let text = self.text()?;
+        if text.chars().any(char::is_control) {
+            self.error("control characters are not allowed here");
+            return None;
+        }
+        Some(text)
     }
 
     /// Text, or a whole number in its plain spelling.

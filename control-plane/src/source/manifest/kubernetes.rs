@@ -32,9 +32,11 @@ pub fn read_service(meta: Meta, fields: &Fields<'_>, home: &Home) -> Option<Obje
         .map_or_else(Labels::default, |field| labels(&field));
     let publish_not_ready = spec.boolean("publishNotReadyAddresses").unwrap_or(false);
     let cluster_ip = read_cluster_ip(&spec)?;
-    let host = home.service_host(meta.name());
-    let host = HostName::try_new(&host)
-        .map_err(|e| fields.own().error(e.to_string()))
+    // A service's name is one label, and so by the rule of namespaces' names.
+    let label = Namespace::try_new(meta.name()).map(|_| home.service_host(meta.name()));
+    let host = label.and_then(|host| HostName::try_new(&host));
+    let host = host
+        .map_err(|error| fields.own().error(error.to_string()))
         .ok()?;
     let visibility = export_to(&meta);
     Some(Object::Service(ClusterService {

@@ -141,8 +141,7 @@ fn read_retry_on(field: &Field<'_>, policy: &mut RetryPolicy) {
 fn read_mirrors(fields: &Fields<'_>, context: &Context<'_>) -> Vec<Mirror> {
     let old_share = fields
         .take("mirrorPercent")
-        .or_else(|| fields.take("mirror_percent"));
-    let old_share = old_share.and_then(|field| percent(&field));
+        .and_then(|field| percent(&field));
     let share = read_share(fields, "mirrorPercentage");
     let single = fields.take("mirror");
     let several = fields.list("mirrors");
@@ -200,11 +199,11 @@ fn read_edit(fields: &Fields<'_>) -> HeaderEdit {
             return Vec::new();
         };
         let read = |(name, value): (&str, Field<'_>)| {
-            let text = value.text_or_integer()?;
-            if text.contains(['\r', '\n', '\0']) {
-                value.error("a header's value is one line");
-                return None;
-            }
+            let number = value
+                .is_integer()
+                .then(|| value.text_or_integer())
+                .flatten();
+            let text = number.or_else(|| value.plain_text().map(str::to_owned))?;
             Some((header_name(name, &value)?, Arc::from(text)))
         };
         let mut pairs: Vec<_> = field.pairs().into_iter().filter_map(read).collect();
@@ -225,11 +224,14 @@ fn read_rewrite(field: &Field<'_>) -> Rewrite {
     let Some(fields) = field.fields() else {
         return Rewrite::default();
     };
-    let authority = fields
-        .text("authority")
-        .filter(|a| !a.is_empty())
-        .map(Arc::from);
-    let uri = fields.text("uri").filter(|uri| !uri.is_empty());
+    let text = |key: &str| {
+        fields
+            .take(key)?
+            .plain_text()
+            .filter(|text| !text.is_empty())
+    };
+    let authority = text("authority").map(Arc::from);
+    let uri = text("uri");
     let regex = fields.take("uriRegexRewrite");
     if uri.is_some() && regex.is_some() {
         field.error("both `uri` and `uriRegexRewrite`");
@@ -259,10 +261,11 @@ fn read_regex_rewrite(field: &Field<'_>) -> Option<PathRewrite> {
 fn read_redirect(field: &Field<'_>) -> Option<Redirect> {
     let fields = field.fields()?;
     let text = |key: &str| {
-        fields
-            .text(key)
-            .filter(|t| !t.is_empty())
-            .map(Arc::<str>::from)
+        let text = fields
+            .take(key)?
+            .plain_text()
+            .filter(|text| !text.is_empty());
+        text.map(Arc::<str>::from)
     };
     let (scheme, authority) = (text("scheme"), text("authority"));
     let (path, prefix) = (text("uri"), text("prefixRewrite"));
