@@ -212,7 +212,7 @@ impl OutboundPlan {
         let Some(list) = list else {
             return self.own_name(name);
         };
-        let hosts: Vec<_> = list
+        let hosts = list
             .get()
             .iter()
             .filter(|endpoint| {
@@ -221,7 +221,7 @@ impl OutboundPlan {
             })
             .filter_map(|endpoint| Some((endpoint, endpoint.target(self.port)?)))
             .collect();
-        endpoint::of_names(name, &hosts)
+        endpoint::of_names(name, hosts)
     }
 
     /// No endpoints are listed: the service's own host is what DNS is asked for.
@@ -242,8 +242,8 @@ impl OutboundPlan {
             workload: "".into(),
             hostname: None,
         });
-        let hosts: Vec<_> = host.iter().map(|endpoint| (endpoint, port)).collect();
-        endpoint::of_names(name, &hosts)
+        let hosts = host.iter().map(|endpoint| (endpoint, port)).collect();
+        endpoint::of_names(name, hosts)
     }
 }
 

@@ -25,12 +25,15 @@ pub fn compile(model: &Model, scope: &Scope) -> Arc<ResourceSet> {
 /// Compiles scopes; keep one for the life of the control plane.
 #[derive(Debug, Default)]
 pub struct Compiler {
-    memo: HashMap<(ResourceType, String), Vec<(Recipe, Arc<Resource>)>>,
+    memo: HashMap<(ResourceType, String), Known>,
     sets: HashMap<Scope, (u64, Weak<ResourceSet>)>,
     encoded: u64,
     entries: usize,
     sweep_at: usize,
 }
+
+/// The recipes under one name, one for each group of scopes that need another, and their outcome.
+type Known = Vec<(Recipe, Arc<Resource>)>;
 
 impl Compiler {
     /// Below this many entries a sweep is not worth its walk.

@@ -37,32 +37,18 @@ pub(crate) struct AssignmentPlan {
 
 impl AssignmentPlan {
     pub(crate) fn build(&self) -> ClusterLoadAssignment {
-        let mut localities: BTreeMap<(usize, &Locality), Vec<(&Endpoint, Port)>> = BTreeMap::new();
-        for endpoint in self.endpoints.as_ref().map_or(&[][..], ById::get) {
-            let wanted = endpoint.health != Health::Unready
+        let wanted = |endpoint: &&Endpoint| {
+            endpoint.health != Health::Unready
                 && !matches!(endpoint.address, EndpointAddress::Name(_))
-                && self.subset.select(&endpoint.labels);
-            if let Some(port) = endpoint.target(self.port).filter(|_| wanted) {
-                let distance = self.distance(&endpoint.locality);
-                let group = localities
-                    .entry((distance, &endpoint.locality))
-                    .or_default();
-                group.push((endpoint, port));
-            }
-        }
-        let mut steps: Vec<usize> = localities.keys().map(|(distance, _)| *distance).collect();
-        steps.dedup();
-        let priority = |distance: usize| steps.partition_point(|step| *step < distance);
-        ClusterLoadAssignment {
-            cluster_name: self.name.clone(),
-            endpoints: localities
-                .into_iter()
-                .map(|((distance, locality), group)| {
-                    of_locality(locality, priority(distance), group)
-                })
-                .collect(),
-            ..ClusterLoadAssignment::default()
-        }
+                && self.subset.select(&endpoint.labels)
+        };
+        let list = self.endpoints.as_ref().map_or(&[][..], ById::get).iter();
+        let hosts = list
+            .filter(wanted)
+            .filter_map(|endpoint| Some((endpoint, endpoint.target(self.port)?)));
+        assignment(&self.name, hosts.collect(), |locality| {
+            self.distance(locality)
+        })
     }
 
     /// How many parts of the locality, counted from the end, are not the caller's: 0 to 3.
@@ -79,31 +65,22 @@ impl AssignmentPlan {
     }
 }
 
-fn of_locality(
-    locality: &Locality,
-    priority: usize,
-    mut group: Vec<(&Endpoint, Port)>,
-) -> LocalityLbEndpoints {
-    group.sort_by(|(a, p), (b, q)| (&a.address, p).cmp(&(&b.address, q)));
-    // An instance that is listed twice would get twice its share.
-    group.dedup_by(|(a, p), (b, q)| (&a.address, p) == (&b.address, q));
-    let weight =
-        |sum: u32, (endpoint, _): &(&Endpoint, Port)| sum.saturating_add(endpoint.weight.get());
-    let total = group.iter().fold(0, weight);
+fn of_locality(locality: &Locality, priority: usize, group: &[Host<'_>]) -> LocalityLbEndpoints {
     LocalityLbEndpoints {
         locality: (!locality.is_empty()).then(|| ProtoLocality {
             region: locality.region.to_string(),
             zone: locality.zone.to_string(),
             sub_zone: locality.sub_zone.to_string(),
         }),
-        lb_endpoints: group.into_iter().map(|(e, port)| host(e, port)).collect(),
-        load_balancing_weight: wire::number(total),
+        lb_endpoints: group.iter().map(host).collect(),
+        load_balancing_weight: wire::number(group.iter().map(|host| host.weight).sum()),
         priority: u32::try_from(priority).unwrap_or(u32::MAX),
         ..LocalityLbEndpoints::default()
     }
 }
 
-fn host(endpoint: &Endpoint, port: Port) -> LbEndpoint {
+fn host(host: &Host<'_>) -> LbEndpoint {
+    let (endpoint, port) = (host.endpoint, host.port);
     let address = match &endpoint.address {
         EndpointAddress::Ip(ip) => wire::address(*ip, port),
         EndpointAddress::Name(name) => wire::named_address(name, port),
@@ -121,7 +98,7 @@ fn host(endpoint: &Endpoint, port: Port) -> LbEndpoint {
     };
     LbEndpoint {
         health_status: health.into(),
-        load_balancing_weight: wire::number(endpoint.weight.get()),
+        load_balancing_weight: wire::number(host.weight),
         host_identifier: Some(HostIdentifier::Endpoint(ProtoEndpoint {
             address,
             ..ProtoEndpoint::default()
@@ -131,17 +108,44 @@ fn host(endpoint: &Endpoint, port: Port) -> LbEndpoint {
 }
 
 /// The endpoints of a cluster that asks DNS, within the cluster itself.
-pub(crate) fn of_names(name: &str, hosts: &[(&Endpoint, Port)]) -> ClusterLoadAssignment {
-    let mut localities: BTreeMap<&Locality, Vec<(&Endpoint, Port)>> = BTreeMap::new();
-    for (endpoint, port) in hosts {
-        let group = localities.entry(&endpoint.locality).or_default();
-        group.push((endpoint, *port));
+pub(crate) fn of_names(name: &str, hosts: Vec<(&Endpoint, Port)>) -> ClusterLoadAssignment {
+    assignment(name, hosts, |_| 0)
+}
+
+/// An endpoint with the port and the weight that are sent for it.
+struct Host<'a> {
+    endpoint: &'a Endpoint,
+    port: Port,
+    weight: u32,
+}
+
+fn assignment(
+    name: &str,
+    mut hosts: Vec<(&Endpoint, Port)>,
+    distance: impl Fn(&Locality) -> usize,
+) -> ClusterLoadAssignment {
+    hosts.sort_by(|(a, p), (b, q)| (&a.locality, &a.address, p).cmp(&(&b.locality, &b.address, q)));
+    // An instance that is listed twice would get twice its share.
+    hosts.dedup_by(|(a, p), (b, q)| (&a.address, p) == (&b.address, q));
+    let weights = wire::scaled(hosts.iter().map(|(endpoint, _)| endpoint.weight.get()));
+    let mut groups: BTreeMap<(usize, &Locality), Vec<Host<'_>>> = BTreeMap::new();
+    for ((endpoint, port), weight) in hosts.into_iter().zip(weights) {
+        let key = (distance(&endpoint.locality), &endpoint.locality);
+        let host = Host {
+            endpoint,
+            port,
+            weight,
+        };
+        groups.entry(key).or_default().push(host);
     }
+    let mut steps: Vec<usize> = groups.keys().map(|(distance, _)| *distance).collect();
+    steps.dedup();
+    let priority = |distance: usize| steps.partition_point(|step| *step < distance);
+    let groups = groups.iter();
     ClusterLoadAssignment {
         cluster_name: name.to_owned(),
-        endpoints: localities
-            .into_iter()
-            .map(|(locality, group)| of_locality(locality, 0, group))
+        endpoints: groups
+            .map(|((distance, locality), group)| of_locality(locality, priority(*distance), group))
             .collect(),
         ..ClusterLoadAssignment::default()
     }

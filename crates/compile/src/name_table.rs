@@ -16,8 +16,11 @@ use crate::recipe::ById;
 /// The services of the table, and the endpoints of those that have no address of their own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct NameTablePlan {
-    pub entries: Vec<(ById<Service>, Option<ById<[Endpoint]>>)>,
+    pub entries: Vec<Entry>,
 }
+
+/// A service; its endpoints if they are what its name stands for.
+pub(crate) type Entry = (ById<Service>, Option<ById<[Endpoint]>>);
 
 impl NameTablePlan {
     pub(crate) fn build(&self) -> NameTable {

@@ -166,7 +166,7 @@ impl TcpTarget {
             stat_prefix: self.stat_prefix.clone(),
             cluster_specifier: Some(specifier),
             idle_timeout: self.idle_timeout.and_then(wire::duration),
-            max_downstream_connection_duration: self.max_duration.and_then(wire::duration),
+            max_downstream_connection_duration: self.max_duration.and_then(wire::positive),
             access_log: access_log(settings, None),
             ..TcpProxy::default()
         }

@@ -26,6 +26,27 @@ pub(crate) fn duration(value: Duration) -> Option<ProtoDuration> {
     })
 }
 
+/// A duration where the API wants more than nothing: shorter ones than a millisecond are left out.
+pub(crate) fn positive(value: Duration) -> Option<ProtoDuration> {
+    (value >= Duration::from_millis(1))
+        .then(|| duration(value))
+        .flatten()
+}
+
+/// Weights in the same ratios whose sum the API can say: it refuses sums beyond 32 bits.
+pub(crate) fn scaled(weights: impl IntoIterator<Item = u32, IntoIter: Clone>) -> Vec<u32> {
+    let weights = weights.into_iter();
+    let sum: u64 = weights.clone().map(u64::from).sum();
+    let most = u64::from(u32::MAX);
+    if sum <= most {
+        return weights.collect();
+    }
+    // Rounded down, but never to nothing: the count of weights is far below what is spared here.
+    let divisor = sum / (most / 2);
+    let part = |weight: u32| u32::try_from((u64::from(weight) / divisor).max(1)).unwrap_or(1);
+    weights.map(part).collect()
+}
+
 pub(crate) const fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
 }

@@ -24,8 +24,8 @@ const UNLIMITED: u32 = u32::MAX;
 /// Fills in what the policy says; sections that are missing get the mesh's defaults.
 pub(super) fn apply(cluster: &mut Cluster, policy: &EffectivePolicy, settings: &MeshSettings) {
     let pool = policy.connection_pool.clone().unwrap_or_default();
-    cluster.connect_timeout =
-        wire::duration(pool.connect_timeout.unwrap_or(settings.connect_timeout));
+    let written = pool.connect_timeout.and_then(wire::positive);
+    cluster.connect_timeout = written.or_else(|| wire::positive(settings.connect_timeout));
     cluster.circuit_breakers = Some(limits(&pool, policy.retry_budget));
     cluster.upstream_connection_options = pool.keep_alive.map(keep_alive);
     // An address that the caller chose can be neither balanced nor left out.
@@ -140,8 +140,8 @@ fn outlier_detection(detection: &OutlierDetection) -> ProtoOutlierDetection {
         split_external_local_origin_errors: detection.split_local_origin,
         consecutive_local_origin_failure: counted(local),
         enforcing_consecutive_local_origin_failure: local.and_then(|n| enforcing(Some(n))),
-        interval: detection.interval.and_then(wire::duration),
-        base_ejection_time: detection.base_ejection_time.and_then(wire::duration),
+        interval: detection.interval.and_then(wire::positive),
+        base_ejection_time: detection.base_ejection_time.and_then(wire::positive),
         max_ejection_percent: detection
             .max_ejection
             .and_then(|share| wire::number(wire::whole_percent(share))),

@@ -134,7 +134,7 @@ impl Split {
             SpokenBy::Http => chain("http", None, http),
             SpokenBy::Opaque | SpokenBy::Either => {
                 let opaque = members.iter().find(|m| !m.port.protocol.is_http());
-                let member = opaque.or(members.first()).copied();
+                let member = opaque.or_else(|| members.first()).copied();
                 let target = member.map(|m| rules::for_connections(world, m, Some(place)));
                 let target = target.unwrap_or_else(|| unknown(world));
                 chain("tcp", None, Target::Tcp(target))

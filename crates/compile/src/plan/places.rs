@@ -101,6 +101,8 @@ fn addresses(world: &World<'_>, service: &Service) -> BTreeSet<Place> {
             Some(ip) => Place::Single(ip),
             None => Place::Range(address.net),
         })
+        // `0.0.0.0` is no address that anybody dials: it says "any".
+        .filter(|place| !matches!(place, Place::Single(ip) if ip.is_unspecified()))
         .collect()
 }
 

@@ -13,6 +13,7 @@ use super::world::World;
 use crate::network::TcpTarget;
 use crate::recipe::ById;
 use crate::route::RulePlan;
+use crate::wire;
 
 /// What of a rule applies to requests on a port; `None` if nothing does: then the rule has
 /// nothing to say about the port.
@@ -142,10 +143,11 @@ fn tcp_target(
 ) -> TcpTarget {
     let port = member.port.number;
     let mut target = TcpTarget::to_cluster(World::default_cluster(member.service, port));
-    target.clusters = destinations
+    let weights = wire::scaled(destinations.iter().map(|to| to.weight.get()));
+    let clusters = destinations
         .iter()
-        .map(|to| (world.cluster(&to.destination, port), to.weight.get()))
-        .collect();
+        .map(|to| world.cluster(&to.destination, port));
+    target.clusters = clusters.zip(weights).collect();
     with_pool(world, member, target)
 }
 

@@ -78,9 +78,8 @@ fn of_place(world: &World<'_>, place: Place, members: &[Member<'_>]) -> Recipe {
         .iter()
         .filter(|m| !m.port.protocol.is_opaque())
         .collect();
-    let (first, others) = match speaking.split_first() {
-        Some((first, others)) => (first, others),
-        None => return table.recipe(None),
+    let Some((first, others)) = speaking.split_first() else {
+        return table.recipe(None);
     };
     table.domains.insert("*".to_owned());
     table.add(first.service, first.port.number, vec!["*".to_owned()]);

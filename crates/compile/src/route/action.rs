@@ -61,10 +61,16 @@ pub(super) fn fill(route: &mut Route, written: &HttpRoute, rule: &RulePlan) {
 fn forwarded(forward: &Forward, authority: Option<String>, rule: &RulePlan) -> RouteAction {
     let specifier = match forward.destinations.as_slice() {
         [only] => ClusterSpecifier::Cluster(rule.cluster(&only.destination)),
-        several => ClusterSpecifier::WeightedClusters(WeightedCluster {
-            clusters: several.iter().map(|to| weighted(to, rule)).collect(),
-            ..WeightedCluster::default()
-        }),
+        several => {
+            let weights = wire::scaled(several.iter().map(|to| to.weight.get()));
+            let clusters = several.iter().zip(weights);
+            ClusterSpecifier::WeightedClusters(WeightedCluster {
+                clusters: clusters
+                    .map(|(to, weight)| weighted(to, weight, rule))
+                    .collect(),
+                ..WeightedCluster::default()
+            })
+        }
     };
     let rewritten = forward.rewrite.authority.as_ref().map(ToString::to_string);
     let mut action = RouteAction {
@@ -98,11 +104,11 @@ fn forwarded(forward: &Forward, authority: Option<String>, rule: &RulePlan) -> R
     action
 }
 
-fn weighted(to: &WeightedDestination, rule: &RulePlan) -> ClusterWeight {
+fn weighted(to: &WeightedDestination, weight: u32, rule: &RulePlan) -> ClusterWeight {
     let edits = Edits::of(&to.headers);
     ClusterWeight {
         name: rule.cluster(&to.destination),
-        weight: wire::number(to.weight.get()),
+        weight: wire::number(weight),
         request_headers_to_add: edits.request_add,
         request_headers_to_remove: edits.request_remove,
         response_headers_to_add: edits.response_add,
@@ -144,7 +150,7 @@ pub(super) fn retries(policy: &RetryPolicy) -> ProtoRetryPolicy {
         host_selection_retry_max_attempts: OTHER_HOST_ATTEMPTS,
         retry_priority: policy.remote_localities.then(previous_priorities),
         retry_back_off: policy.backoff.map(|base| RetryBackOff {
-            base_interval: wire::duration(base),
+            base_interval: wire::duration(base.max(Duration::from_millis(1))),
             max_interval: None,
         }),
         ..ProtoRetryPolicy::default()
@@ -191,7 +197,7 @@ fn redirected(redirect: &Redirect, rule: &RulePlan) -> RedirectAction {
             Some(RedirectPort::FromRequest) => rule.port.get().into(),
             Some(RedirectPort::FromProtocolDefault) | None => 0,
         },
-        path_rewrite_specifier: path.or(prefix.map(PathRewriteSpecifier::PrefixRewrite)),
+        path_rewrite_specifier: path.or_else(|| prefix.map(PathRewriteSpecifier::PrefixRewrite)),
         ..RedirectAction::default()
     }
 }
@@ -238,7 +244,7 @@ impl Edits {
         self.request_remove.append(&mut other.request_remove);
         self.response_add.append(&mut other.response_add);
         self.response_remove.append(&mut other.response_remove);
-        self.authority = other.authority.or(self.authority.take());
+        self.authority = other.authority.or_else(|| self.authority.take());
     }
 }
 

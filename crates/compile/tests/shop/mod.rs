@@ -4,6 +4,8 @@
 // Each test binary uses its own part of it.
 #![allow(dead_code, reason = "shared by several test binaries")]
 
+pub(crate) mod small;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
