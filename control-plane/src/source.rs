@@ -5,7 +5,7 @@
 //! * [`manifest`]: one document (YAML or JSON) to one object, with lines and field paths;
 //! * [`assemble`]: all objects together to the parts of a model: endpoints found, addresses
 //!   given, references checked;
-//! * [`file`]: a folder that is read and watched.
+//! * [`mod@file`]: a folder that is read and watched.
 //!
 //! Vendor formats end here: the store sees [`SourceSnapshot`]s only. **Invariant:** a source
 //! answers for its whole content in every snapshot, and what it cannot read leaves its last good

@@ -277,6 +277,13 @@ fn references_to_what_does_not_exist_are_warned_about() {
              `sms.shop.svc.cluster.local` has no port 82: calls are answered with 503",
         ],
     );
+    check_rule(
+        "  hosts: [sms]\n  http:\n  - route: [{destination: {host: sms}}]\n    mirror: {host: gone}\n",
+        &[
+            "8: warning: VirtualService shop/sms: spec.http[0].mirror.host: there is no service \
+             `gone.shop.svc.cluster.local`: no copies are sent",
+        ],
+    );
     let rule = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r}\n\
                 spec:\n  host: gone\n";
     check(

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! All objects together to the parts of a model.
 //!
-//! Here is what no object can know alone: which pods serve a service ([`endpoints`]), which
+//! Here is what no object can know alone: which pods serve a service (`endpoints`), which
 //! address a service gets ([`addresses`]), which of two rules for one host counts and whether
-//! what a rule names exists ([`rules`]). Pure: the same objects in the same order give the same
+//! what a rule names exists (`rules`). Pure: the same objects in the same order give the same
 //! parts on every replica.
 //!
 //! **Invariant:** where two objects claim the same thing the first in order wins, and the other

@@ -11,7 +11,7 @@ use remora_model::{
 use super::about;
 use crate::source::finding::{Finding, Severity};
 use crate::source::manifest::Object;
-use crate::source::manifest::object::{DestinationRule, Place, Reference, VirtualService};
+use crate::source::manifest::object::{DestinationRule, Place, Purpose, Reference, VirtualService};
 
 /// The rules that concern sidecars. Of two for one host the first wins; the model's look-up
 /// sees to that, here it is reported.
@@ -186,16 +186,15 @@ impl Check<'_> {
 
     fn missing(&self, reference: &Reference, namespace: &Namespace) -> Option<String> {
         let host = Host::Name(reference.host.clone());
+        let outcome = match reference.purpose {
+            Purpose::Answer => "calls are answered with 503",
+            Purpose::Copy => "no copies are sent",
+        };
         let Some(service) = self.model.service(&host, namespace) else {
-            return Some(format!(
-                "{}: calls are answered with 503",
-                self.no_service(&host)
-            ));
+            return Some(format!("{}: {outcome}", self.no_service(&host)));
         };
         if let Some(port) = reference.port.filter(|port| service.port(*port).is_none()) {
-            return Some(format!(
-                "`{host}` has no port {port}: calls are answered with 503"
-            ));
+            return Some(format!("`{host}` has no port {port}: {outcome}"));
         }
         let subset = reference.subset.as_deref()?;
         let mut policies = self.model.policies_covering(&host);
@@ -205,8 +204,6 @@ impl Check<'_> {
         if policies.any(defines) {
             return None;
         }
-        Some(format!(
-            "`{host}` has no subset `{subset}`: calls are answered with 503"
-        ))
+        Some(format!("`{host}` has no subset `{subset}`: {outcome}"))
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Istio's `DestinationRule`: host, subsets and their layers; the sections of a policy are in
-//! [`sections`].
+//! `sections`.
 
 mod sections;
 

@@ -187,6 +187,17 @@ pub struct Reference {
     pub subset: Option<Arc<str>>,
     /// Its port.
     pub port: Option<Port>,
+    /// What it is named for.
+    pub purpose: Purpose,
+}
+
+/// What a destination is named for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To answer.
+    Answer,
+    /// To get copies.
+    Copy,
 }
 
 /// An Istio `DestinationRule`.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Istio's `VirtualService`: hosts, gateways, and routes for connections; requests are in
-//! [`http`], the tests of either in [`matches`].
+//! `http`, the tests of either in `matches`.
 //!
 //! Only what concerns sidecars is kept: rules, routes and matches that are bound to other
 //! gateways than `mesh` are left out.
@@ -19,7 +19,7 @@ use remora_model::{
 use remora_primitives::Weight;
 
 use super::fields::{Field, Fields};
-use super::object::{Meta, Object, Place, Reference, VirtualService};
+use super::object::{Meta, Object, Place, Purpose, Reference, VirtualService};
 use super::values::Home;
 
 /// Reads a `VirtualService`; `None` if it does not concern sidecars or is beyond use.
@@ -194,7 +194,9 @@ fn read_destinations(
             EditsAllowed::No => None,
         };
         let destination = item.require("destination");
-        let Some(destination) = destination.and_then(|d| read_destination(&d, context)) else {
+        let Some(destination) =
+            destination.and_then(|d| read_destination(&d, context, Purpose::Answer))
+        else {
             continue;
         };
         let weight = if lone {
@@ -220,7 +222,11 @@ fn read_destinations(
     (!destinations.is_empty()).then_some(destinations)
 }
 
-fn read_destination(field: &Field<'_>, context: &Context<'_>) -> Option<Destination> {
+fn read_destination(
+    field: &Field<'_>,
+    context: &Context<'_>,
+    purpose: Purpose,
+) -> Option<Destination> {
     let fields = field.fields()?;
     let subset: Option<Arc<str>> = fields
         .text("subset")
@@ -239,6 +245,7 @@ fn read_destination(field: &Field<'_>, context: &Context<'_>) -> Option<Destinat
         host: host.clone(),
         subset: subset.clone(),
         port,
+        purpose,
     });
     Some(Destination { host, subset, port })
 }

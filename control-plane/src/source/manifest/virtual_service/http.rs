@@ -11,6 +11,7 @@ use remora_model::{
 use remora_primitives::Percent;
 
 use super::super::fields::{Field, Fields};
+use super::super::object::Purpose;
 use super::super::values::{duration, percent, positive_duration};
 use super::matches::{header_name, read_http};
 use super::{Context, EditsAllowed, read_destination, read_destinations, read_matches};
@@ -150,7 +151,7 @@ fn read_mirrors(fields: &Fields<'_>, context: &Context<'_>) -> Vec<Mirror> {
             single.error("both `mirror` and `mirrors`");
         }
         let share = share.or(old_share).unwrap_or(Percent::HUNDRED);
-        let destination = read_destination(&single, context);
+        let destination = read_destination(&single, context, Purpose::Copy);
         return destination
             .map(|destination| Mirror { destination, share })
             .into_iter()
@@ -158,7 +159,7 @@ fn read_mirrors(fields: &Fields<'_>, context: &Context<'_>) -> Vec<Mirror> {
     }
     let read = |item: &Fields<'_>| {
         let share = read_share(item, "percentage").unwrap_or(Percent::HUNDRED);
-        let destination = read_destination(&item.require("destination")?, context)?;
+        let destination = read_destination(&item.require("destination")?, context, Purpose::Copy)?;
         Some(Mirror { destination, share })
     };
     several
