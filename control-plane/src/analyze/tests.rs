@@ -430,7 +430,7 @@ fn what_is_no_readable_file_is_refused() {
 }
 
 #[test]
-fn a_file_just_below_the_limit_is_read_in_bounded_time() {
+fn thousands_of_documents_in_one_file_are_read() {
     let pod =
         "apiVersion: v1\nkind: Service\nmetadata: {name: NAME}\nspec: {ports: [{port: 80}]}\n---\n";
     let text: String = (0..2000)

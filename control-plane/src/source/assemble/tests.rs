@@ -411,3 +411,83 @@ fn what_did_not_change_keeps_its_place_in_memory() {
         .collect();
     assert_eq!(same, [false, true]);
 }
+
+/// Every kind, with most of their fields.
+const EVERYTHING: &str = "
+apiVersion: v1
+kind: List
+items:
+- apiVersion: networking.istio.io/v1
+  kind: VirtualService
+  metadata: {name: r, namespace: shop, labels: {a: b}}
+  spec:
+    hosts: [sms, '*.example.com']
+    gateways: [mesh]
+    exportTo: ['.', web]
+    http:
+    - match: [{uri: {prefix: /a}, headers: {x: {regex: 'a+'}}, port: 80, sourceLabels: {a: b}}]
+      route:
+      - {destination: {host: sms, subset: v1, port: {number: 80}}, weight: 90}
+      - {destination: {host: sms}, weight: 10, headers: {request: {set: {a: b}, remove: [c]}}}
+      timeout: 1.5s
+      retries: {attempts: 3, perTryTimeout: 1s, retryOn: '5xx,503'}
+      mirror: {host: sms}
+      mirrorPercentage: {value: 1.5}
+      rewrite: {uriRegexRewrite: {match: '^/(.*)$', rewrite: '/b/\\1'}}
+    - redirect: {uri: /x, redirectCode: 302}
+    - directResponse: {status: 204}
+    tls: [{match: [{sniHosts: [a.b], port: 443}], route: [{destination: {host: a.b}}]}]
+    tcp: [{match: [{destinationSubnets: [10.0.0.0/8]}], route: [{destination: {host: a.b}}]}]
+- apiVersion: networking.istio.io/v1
+  kind: DestinationRule
+  metadata: {name: d, namespace: shop}
+  spec:
+    host: sms
+    trafficPolicy:
+      loadBalancer: {simple: RANDOM, localityLbSetting: {enabled: false}, warmup: {duration: 1m}}
+      connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s}, http: {maxRetries: 1}}
+      outlierDetection: {consecutive5xxErrors: 5, interval: 1s, maxEjectionPercent: 100}
+      portLevelSettings: [{port: {number: 80}, tls: {mode: DISABLE}}]
+    subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {retryBudget: {percent: 20}}}]
+- apiVersion: networking.istio.io/v1
+  kind: ServiceEntry
+  metadata: {name: e}
+  spec:
+    hosts: [a.b]
+    addresses: [10.0.0.1, 10.1.0.0/16]
+    ports: [{number: 443, name: tls, protocol: TLS}]
+    resolution: STATIC
+    endpoints: [{address: 10.0.0.2, ports: {tls: 8443}, weight: 2, locality: a/b/c}]
+---
+";
+
+#[test]
+fn no_change_of_bytes_makes_the_reader_panic() {
+    let sound = format!("{EVERYTHING}{PODS}");
+    assert_eq!(
+        read_text(&"f".into(), &sound, &"cluster.local".into()).findings,
+        []
+    );
+    let odd = b"\0\t\n -:[]{}&*!|>'\"%@`#,?09azAZ~\xc3\xff";
+    for seed in 0_u64..1500 {
+        let mut bytes = sound.clone().into_bytes();
+        for nth in 0..=seed % 6 {
+            let random = xxhash_rust::xxh64::xxh64(&nth.to_le_bytes(), seed);
+            let at = usize::try_from(random % bytes.len() as u64).expect("fits");
+            let byte = odd[usize::try_from(random >> 40).expect("fits") % odd.len()];
+            match random >> 32 & 3 {
+                0 => drop(bytes.drain(at..(at + 9).min(bytes.len()))),
+                1 => bytes.insert(at, byte),
+                _ => bytes[at] = byte,
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let domain: Arc<str> = "cluster.local".into();
+        let content = read_text(&"f".into(), &text, &domain);
+        let objects: Vec<_> = content.objects.into_iter().map(Arc::new).collect();
+        let snapshot = assemble(&objects, &domain);
+        let _ = Model::new(1, snapshot.parts, None);
+        let silent = content.broken && content.findings.is_empty();
+        assert!(!silent, "seed {seed}: a broken file says nothing:\n{text}");
+    }
+}

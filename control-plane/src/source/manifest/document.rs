@@ -167,15 +167,8 @@ impl Reader<'_> {
         let labels = metadata
             .take("labels")
             .map_or_else(Labels::default, |f| labels(&f));
-        let annotations = metadata
-            .take("annotations")
-            .map_or_else(Labels::default, |f| {
-                // Values of annotations that are no text concern others.
-                f.pairs()
-                    .iter()
-                    .filter_map(|(n, v)| Some((*n, v.text()?)))
-                    .collect()
-            });
+        let annotations = metadata.take("annotations");
+        let annotations = annotations.map_or_else(Labels::default, |f| labels(&f));
         let name = metadata.require("name")?.text_or_integer()?;
         if name.is_empty() || name.len() > 253 {
             metadata
