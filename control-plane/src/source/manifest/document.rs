@@ -164,11 +164,12 @@ impl Reader<'_> {
         let metadata = fields.require("metadata")?.fields()?;
         metadata.ignore(IGNORED_METADATA);
         let namespace = metadata.take("namespace");
-        let labels = metadata
-            .take("labels")
-            .map_or_else(Labels::default, |f| labels(&f));
-        let annotations = metadata.take("annotations");
-        let annotations = annotations.map_or_else(Labels::default, |f| labels(&f));
+        let read = |key| {
+            metadata
+                .take(key)
+                .map_or_else(Labels::default, |field| labels(&field))
+        };
+        let (labels, annotations) = (read("labels"), read("annotations"));
         let name = metadata.require("name")?.text_or_integer()?;
         if name.is_empty() || name.len() > 253 {
             metadata
