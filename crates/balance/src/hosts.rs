@@ -2,8 +2,8 @@
 //! A cluster's hosts as configured at one moment, bound to their live records.
 //!
 //! The control thread builds a [`HostSet`] when endpoints or the policy change and publishes it;
-//! it is immutable afterwards. Which of its hosts are well is not in it: [`crate::pick`] reads
-//! that from the records. Source: `envoy.config.endpoint.v3.ClusterLoadAssignment`.
+//! it is immutable afterwards. Which of its hosts are well is not in it: [`crate::pick()`]
+//! reads that from the records. Source: `envoy.config.endpoint.v3.ClusterLoadAssignment`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;

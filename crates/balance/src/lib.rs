@@ -8,20 +8,20 @@
 //! Who does what:
 //! * the **control thread** owns the [`HostRegistry`], builds a [`HostSet`] whenever endpoints or
 //!   the policy change, publishes it, and calls [`ClusterRecord::sweep`] at each interval;
-//! * each **worker** keeps a [`PickState`] per cluster, calls [`pick`], holds an [`ActiveRequest`]
-//!   and the [`Permit`]s of an attempt, and reports its end with [`HostRecord::on_result`].
+//! * each **worker** keeps a [`PickState`] per cluster, calls [`pick()`], holds an
+//!   [`ActiveRequest`] and the [`Permit`]s of an attempt, and reports its end with [`HostRecord::on_result`].
 //!
 //! **Invariant:** workers share nothing but the atomics of [`HostRecord`], [`ClusterOutlier`] and
 //! the counts behind [`ClusterLimits`]; an ejection by one worker is seen by the next pick of all.
 
 #[cfg(test)]
 mod fixture;
-pub mod host;
-pub mod hosts;
-pub mod limits;
-pub mod outlier;
-pub mod pick;
-pub mod registry;
+mod host;
+mod hosts;
+mod limits;
+mod outlier;
+mod pick;
+mod registry;
 
 pub use host::{ActiveConnection, ActiveRequest, Answer, HostCounts, HostRecord};
 pub use hosts::{Host, HostSet, Membership};

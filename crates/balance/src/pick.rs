@@ -2,7 +2,7 @@
 //! Chooses a host for an attempt.
 //!
 //! A worker keeps a [`PickState`] per cluster: turns and schedules, and the lists of hosts that are
-//! well, made for one host set and one epoch of its health ([`plan`]). While neither changes, a
+//! well, made for one host set and one epoch of its health (`plan`). While neither changes, a
 //! pick reads one atomic (the epoch), allocates nothing and takes constant time (logarithmic with
 //! unequal weights). No lock, no other worker's state.
 //!

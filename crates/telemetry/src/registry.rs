@@ -147,6 +147,11 @@ impl Scope {
 }
 
 /// A counter that one thread writes: it can be sent to a thread, not shared between two.
+///
+/// ```compile_fail,E0277
+/// fn shared_between_threads<T: Sync>() {}
+/// shared_between_threads::<remora_telemetry::Counter>();
+/// ```
 #[derive(Debug)]
 pub struct Counter {
     owned: Owned<AtomicU64>,
