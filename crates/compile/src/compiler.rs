@@ -30,6 +30,7 @@ pub struct Compiler {
     encoded: u64,
     entries: usize,
     sweep_at: usize,
+    sweep_sets_at: usize,
 }
 
 /// The recipes under one name, one for each group of scopes that need another, and their outcome.
@@ -93,12 +94,15 @@ impl Compiler {
         resource
     }
 
-    /// Forgets what only the memo holds, once it has doubled since the last time.
+    /// Forgets what only this compiler knows of, once it has doubled since the last time.
     fn sweep_if_due(&mut self) {
+        if self.sets.len() >= self.sweep_sets_at.max(Self::SMALLEST_SWEEP) {
+            self.sets.retain(|_, (_, set)| set.strong_count() > 0);
+            self.sweep_sets_at = self.sets.len() * 2;
+        }
         if self.entries < self.sweep_at.max(Self::SMALLEST_SWEEP) {
             return;
         }
-        self.sets.retain(|_, (_, set)| set.strong_count() > 0);
         self.memo.retain(|_, known| {
             known.retain(|(_, resource)| Arc::strong_count(resource) > 1);
             !known.is_empty()
