@@ -45,8 +45,6 @@ pub(crate) struct HttpTarget {
     pub stat_prefix: String,
     /// Where the table comes from.
     pub routes: Routes,
-    /// The host of HTTP/1.0 requests that name none.
-    pub default_host: Option<String>,
 }
 
 /// Where a route table comes from.
@@ -126,7 +124,6 @@ impl HttpTarget {
             }],
             http_protocol_options: Some(Http1ProtocolOptions {
                 accept_http_10: true,
-                default_host_for_http_10: self.default_host.clone().unwrap_or_default(),
                 ..Http1ProtocolOptions::default()
             }),
             // What a workload says of itself, or does not say, is its own affair.

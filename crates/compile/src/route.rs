@@ -61,6 +61,8 @@ pub(crate) struct RulePlan {
     pub chosen: Vec<(usize, Vec<usize>)>,
     /// What the destinations mean to this caller.
     pub clusters: BTreeMap<Destination, String>,
+    /// Whether the caller understands `retry_priority`.
+    pub retry_priorities: bool,
 }
 
 impl TablePlan {

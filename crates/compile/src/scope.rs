@@ -49,6 +49,9 @@ pub struct Capabilities {
     /// that resolve the mesh's names elsewhere. Costs one route table a port that holds the
     /// virtual hosts of all services on it.
     pub route_by_host: bool,
+    /// It understands that retries go to other localities at once (`retry_priority`). Off by
+    /// default: a proxy that does not would refuse every table with such a rule in it.
+    pub retry_priorities: bool,
 }
 
 impl Default for Capabilities {
@@ -56,6 +59,7 @@ impl Default for Capabilities {
         Self {
             name_table: true,
             route_by_host: true,
+            retry_priorities: false,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora_compile::{Scope, compile};
+use remora_compile::{Capabilities, Scope, compile};
 use remora_model::*;
 use remora_primitives::Percent;
 use remora_xds_types::ResourceType;
@@ -269,17 +269,29 @@ fn retries_say_words_codes_times_and_where_not_to_go_again() {
         ignore_previous_hosts: false,
         backoff: Some(Duration::from_millis(40)),
     });
-    let found = routes(vec![shop::route(Vec::new(), forward)]);
-    let policy = &found[0]["route"]["retry_policy"];
-    assert_eq!(policy["retry_on"], "gateway-error,retriable-status-codes");
-    assert_eq!(policy["retriable_status_codes"], json!([503, 429]));
-    assert_eq!(policy["num_retries"], 4);
-    assert_eq!(policy["retry_back_off"], json!({"base_interval": "0.040s"}));
-    assert_eq!(policy["retry_host_predicate"], Value::Null);
-    assert_eq!(
-        policy["retry_priority"]["typed_config"]["update_frequency"],
-        2
-    );
+    let route = shop::route(Vec::new(), forward);
+    let rule = shop::rule("shop", "web", &[WEB], vec![route]);
+    let model = shop::model(world(vec![web()], vec![rule], Vec::new()));
+    let policy = |retry_priorities| {
+        let scope = Scope {
+            capabilities: Capabilities {
+                retry_priorities,
+                ..Capabilities::default()
+            },
+            ..Scope::new(shop::namespace("shop"))
+        };
+        let table = show(&compile(&model, &scope), ResourceType::Route, WEB_TABLE);
+        table["virtual_hosts"][0]["routes"][0]["route"]["retry_policy"].clone()
+    };
+    let plain = policy(false);
+    assert_eq!(plain["retry_on"], "gateway-error,retriable-status-codes");
+    assert_eq!(plain["retriable_status_codes"], json!([503, 429]));
+    assert_eq!(plain["num_retries"], 4);
+    assert_eq!(plain["retry_back_off"], json!({"base_interval": "0.040s"}));
+    assert_eq!(plain["retry_host_predicate"], Value::Null);
+    assert_eq!(plain["retry_priority"], Value::Null);
+    let priority = &policy(true)["retry_priority"]["typed_config"];
+    assert_eq!(priority["update_frequency"], 2);
 }
 
 #[test]

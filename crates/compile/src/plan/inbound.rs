@@ -29,7 +29,7 @@ pub(super) fn plan(world: &World<'_>, recipes: &mut Vec<Recipe>) {
     let ports = local_ports(world);
     let mut chains = vec![loop_guard(names::VIRTUAL_INBOUND, INBOUND_PORT)];
     for (local, (service, port)) in &ports {
-        chains.extend(port_chains(*local, service, port));
+        chains.extend(port_chains(*local, port));
         let role = ClusterRole::Inbound {
             service: ById::new(service),
             port: port.number,
@@ -74,7 +74,7 @@ fn local_ports<'a>(world: &World<'a>) -> BTreeMap<Port, (&'a Arc<Service>, &'a S
     ports
 }
 
-fn port_chains(local: Port, service: &Service, port: &ServicePort) -> Vec<ChainPlan> {
+fn port_chains(local: Port, port: &ServicePort) -> Vec<ChainPlan> {
     let chain = |name: &str, spoken: Option<Spoken>, target: Target| ChainPlan {
         name: format!("{local}|{name}"),
         matches: ChainMatch {
@@ -93,7 +93,6 @@ fn port_chains(local: Port, service: &Service, port: &ServicePort) -> Vec<ChainP
         Target::Http(HttpTarget {
             stat_prefix: format!("inbound_0.0.0.0_{local}"),
             routes: Routes::Inbound(local, version),
-            default_host: service.host.name().map(ToString::to_string),
         })
     };
     let tcp = || Target::Tcp(TcpTarget::to_cluster(names::inbound_cluster(local)));

@@ -195,16 +195,12 @@ fn chain(name: &str, spoken: Option<Spoken>, target: Target) -> ChainPlan {
 
 fn http_target(place: Place, members: &[Member<'_>]) -> HttpTarget {
     let port = members.first().map(|member| member.port.number);
-    let host = members
-        .first()
-        .and_then(|member| member.service.host.name());
     HttpTarget {
         stat_prefix: match port {
             Some(port) => format!("outbound_{place}_{port}"),
             None => format!("outbound_{place}"),
         },
         routes: Routes::Named(tables::name(place, members)),
-        default_host: host.map(ToString::to_string),
     }
 }
 
@@ -253,7 +249,6 @@ fn by_host_chain(port: Port) -> ChainPlan {
     let target = HttpTarget {
         stat_prefix: format!("outbound_0.0.0.0_{port}"),
         routes: Routes::Named(tables::by_host_name(port)),
-        default_host: None,
     };
     chain("http", Some(Spoken::Http), Target::Http(target))
 }

@@ -61,6 +61,7 @@ pub(super) fn for_requests(
         port,
         chosen,
         clusters,
+        retry_priorities: scope.capabilities.retry_priorities,
     })
 }
 

@@ -76,7 +76,11 @@ fn forwarded(forward: &Forward, authority: Option<String>, rule: &RulePlan) -> R
     let mut action = RouteAction {
         cluster_specifier: Some(specifier),
         timeout: wire::duration(forward.timeout.unwrap_or(Duration::ZERO)),
-        retry_policy: forward.retries.as_ref().map(retries),
+        retry_policy: forward.retries.as_ref().map(|policy| {
+            let mut policy = retries(policy);
+            policy.retry_priority.take_if(|_| !rule.retry_priorities);
+            policy
+        }),
         request_mirror_policies: forward
             .mirrors
             .iter()
