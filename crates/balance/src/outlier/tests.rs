@@ -343,6 +343,33 @@ fn an_update_keeps_ejections_and_without_a_policy_all_return() {
     assert_eq!(cluster.outlier().counts().active, 0);
 }
 
+/// What the loser of a race meets: its look at the share, or at the host, was too early.
+#[test]
+fn a_late_ejection_finds_the_share_used_up_or_the_host_gone_and_takes_nothing() {
+    let set = hosts(10);
+    let policy = OutlierPolicy {
+        max_ejected: percent(30.0),
+        ..strict()
+    };
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut late = |host: usize| {
+        let judge = Judge {
+            host: &set.hosts()[host].record,
+            policy: &policy,
+            now: at(0),
+        };
+        let ejected = judge
+            .eject(EjectionKind::Consecutive5xx, &mut rng)
+            .is_some();
+        let counts = set.cluster().outlier().counts();
+        (ejected, counts.active, counts.overflow)
+    };
+    assert_eq!(late(0), (true, 1, 0));
+    assert_eq!(late(0), (false, 1, 0), "the host is out already");
+    assert_eq!((late(1), late(2)), ((true, 2, 0), (true, 3, 0)));
+    assert_eq!(late(3), (false, 3, 1), "the share is used up");
+}
+
 #[test]
 fn workers_together_eject_no_more_than_allowed() {
     for round in 0..50 {

@@ -367,3 +367,37 @@ fn running_sums(weights: &[u64]) -> Vec<u64> {
 fn slice<'s>(set: &'s HostSet, range: &Range<usize>) -> &'s [Host] {
     set.hosts().get(range.clone()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{percent, set_of};
+
+    #[test]
+    fn what_rounding_leaves_over_goes_to_the_first_share() {
+        let mut set = set_of(Policy::RoundRobin, &[]);
+        set.panic_threshold = percent(10.0);
+        // Healthy of ten in each priority, percent of each.
+        let table: [(&[u32], &[u32]); 4] = [
+            (&[2, 4], &[34, 66]),
+            (&[2, 2, 2], &[34, 33, 33]),
+            (&[1, 0, 5], &[17, 0, 83]),
+            (&[0, 0, 0], &[34, 33, 33]),
+        ];
+        for (healthy, expected) in table {
+            let well: Vec<_> = healthy
+                .iter()
+                .map(|n| Well {
+                    total: 10,
+                    healthy: *n,
+                    degraded: 0,
+                })
+                .collect();
+            let mut found = vec![0; healthy.len()];
+            for load in split(&well, &set) {
+                found[load.priority] += load.percent;
+            }
+            assert_eq!(found, expected, "{healthy:?}");
+        }
+    }
+}
