@@ -7,9 +7,11 @@
 //! ([`Session::next_push`], until it gives `None`).
 //!
 //! The order of pushes: what is new or changed, in the order clusters, endpoints, listeners,
-//! routes; then what is gone, in the reverse order. What is gone is taken away only when the node
-//! has answered everything before, and clusters and endpoints only while it does not refuse its
-//! routes or listeners: those it still uses may refer to them.
+//! routes; then what is gone, in the reverse order. Listeners and routes wait until the node has
+//! answered the clusters: by then it has asked for the endpoints of new ones, and traffic moves to
+//! a cluster only once it has some. What is gone is taken away only when the node has answered
+//! everything before, and clusters and endpoints only while it does not refuse its routes or
+//! listeners: those it still uses may refer to them.
 //!
 //! Invariants: every push is a difference between what the node holds and the newest snapshot, so
 //! a session that is left alone falls silent; what a node refused is not sent again until it
@@ -106,9 +108,13 @@ impl Session {
         if self.in_flight() >= MAX_IN_FLIGHT {
             return None;
         }
-        let mut order = ResourceType::PUSH_ORDER.into_iter();
-        if let Some(push) = order.find_map(|kind| self.additions(kind)) {
-            return Some(push);
+        for kind in ResourceType::PUSH_ORDER {
+            if kind > ResourceType::Endpoint && self.awaits_answer(ResourceType::Cluster) {
+                return None;
+            }
+            if let Some(push) = self.additions(kind) {
+                return Some(push);
+            }
         }
         if self.in_flight() > 0 {
             return None;
@@ -117,6 +123,12 @@ impl Session {
             .into_iter()
             .rev()
             .find_map(|kind| self.removals(kind))
+    }
+
+    fn awaits_answer(&self, kind: ResourceType) -> bool {
+        self.kinds
+            .get(&kind)
+            .is_some_and(|state| state.in_flight() > 0)
     }
 
     /// Pushes that the node has not answered.

@@ -128,7 +128,7 @@ fn kinds_are_pushed_in_order_whatever_the_order_of_requests() {
     ] {
         session.on_delta(request).expect("few names");
     }
-    let shapes: Vec<_> = pushes(&mut session).iter().map(shape).collect();
+    let shapes: Vec<_> = accept_all(&mut session).iter().map(shape).collect();
     let texts = |names: &[&str]| {
         names
             .iter()
@@ -144,6 +144,29 @@ fn kinds_are_pushed_in_order_whatever_the_order_of_requests() {
             (Route, texts(&["80@1"]), vec![]),
         ]
     );
+}
+
+#[test]
+fn routes_wait_until_the_endpoints_of_new_clusters_were_asked_for() {
+    let mut session = settled_shop();
+    let mut next = shop("2");
+    next.push((Cluster, "voice", "1"));
+    next.push((Endpoint, "voice", "1"));
+    session.set_snapshot(snapshot(&next));
+    let first = pushes(&mut session);
+    assert_eq!(
+        first.iter().map(|push| push.kind).collect::<Vec<_>>(),
+        [Cluster]
+    );
+    session
+        .on_delta(subscribe(Endpoint, &["voice"]))
+        .expect("few names");
+    assert_eq!(session.next_push().expect("endpoints").kind, Endpoint);
+    assert_eq!(session.next_push(), None);
+    session
+        .on_delta(answer(&first[0], None))
+        .expect("few names");
+    assert_eq!(session.next_push().expect("the route").kind, Route);
 }
 
 #[test]
@@ -491,7 +514,7 @@ fn sotw_keeps_a_removed_cluster_until_everything_else_is_accepted() {
     let mut session = sotw(&shop("1"));
     session.on_sotw(ask(Cluster, &[])).expect("few names");
     session.on_sotw(ask(Route, &["80"])).expect("few names");
-    for push in pushes(&mut session) {
+    while let Some(push) = session.next_push() {
         let names: &[&str] = if push.kind == Route { &["80"] } else { &[] };
         session
             .on_sotw(sotw_answer(&push, names, None))
@@ -501,20 +524,17 @@ fn sotw_keeps_a_removed_cluster_until_everything_else_is_accepted() {
     next.retain(|(_, name, _)| *name != "sms-v1");
     next.push((Cluster, "voice", "1"));
     session.set_snapshot(snapshot(&next));
-    let first = pushes(&mut session);
-    let shapes: Vec<_> = first.iter().map(shape).collect();
-    assert_eq!(
-        shapes[0].1,
-        ["sms-v1@1", "sms-v2@1", "voice@1"],
-        "the old one is still there"
-    );
-    assert_eq!(shapes[1].1, ["80@2"]);
+    let clusters = session.next_push().expect("the clusters");
+    let told = ["sms-v1@1", "sms-v2@1", "voice@1"];
+    assert_eq!(shape(&clusters).1, told, "the old one is still there");
     session
-        .on_sotw(sotw_answer(&first[0], &[], None))
+        .on_sotw(sotw_answer(&clusters, &[], None))
         .expect("few names");
+    let route = session.next_push().expect("the route");
+    assert_eq!(shape(&route).1, ["80@2"]);
     assert_eq!(pushes(&mut session), []);
     session
-        .on_sotw(sotw_answer(&first[1], &["80"], None))
+        .on_sotw(sotw_answer(&route, &["80"], None))
         .expect("few names");
     let last = pushes(&mut session);
     assert_eq!(
