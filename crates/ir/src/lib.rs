@@ -21,6 +21,9 @@ pub mod names;
 pub mod route;
 pub mod snapshot;
 
+// Heads are made of these; whoever makes matchers, edits and formats needs no other crate.
+pub use remora_http::{HeaderName, HeaderValue, StatusCode};
+
 pub use name::{ClusterName, ClusterSlot, ListenerName, RouteName, SlotTable};
 pub use snapshot::Snapshot;
 
