@@ -276,7 +276,7 @@ mod tests {
         let operators = segments
             .iter()
             .filter(|s| matches!(s, Segment::Operator { .. }));
-        assert_eq!(operators.count(), 14);
+        assert_eq!(operators.count(), 15);
     }
 
     #[test]
