@@ -97,6 +97,12 @@ impl WeightedClusters {
         })
     }
 
+    /// The first cluster; there always is one.
+    #[must_use]
+    pub fn first(&self) -> &WeightedCluster {
+        &self.clusters[0]
+    }
+
     /// All clusters.
     #[must_use]
     pub fn clusters(&self) -> &[WeightedCluster] {

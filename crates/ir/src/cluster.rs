@@ -125,7 +125,7 @@ pub enum Policy {
 }
 
 /// How connections are made. Source: `Cluster.connect_timeout` and its neighbours.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionPolicy {
     /// Default 5 s.
     pub connect_timeout: Duration,
@@ -220,7 +220,7 @@ pub struct Http2Keepalive {
 }
 
 /// Routing priority: each has limits of its own. Source: `envoy.config.core.v3.RoutingPriority`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Priority {
     /// DEFAULT.
     #[default]

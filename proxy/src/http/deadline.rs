@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The deadlines of one exchange, and which of them comes first.
+//!
+//! As in Envoy, a route's timeout starts when the request is complete; until then only silence
+//! is bounded. A deadline is a point in time that is computed from values; the waiting is
+//! [`super::timer`]'s.
+
+use std::time::Duration;
+
+use remora_http::{HeaderName, RequestHead};
+use remora_ir::action::RouteTimeouts;
+use remora_primitives::Instant;
+
+use super::timer::Timer;
+
+/// Which bound was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// The whole request with its retries.
+    Overall,
+    /// One attempt.
+    PerTry,
+    /// Silence.
+    Idle,
+    /// The stream's age.
+    MaxStream,
+}
+
+/// The deadlines of an exchange.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    overall: Option<Duration>,
+    per_try: Option<Duration>,
+    idle: Option<Duration>,
+    max_stream: Instant,
+    overall_at: Instant,
+    per_try_at: Instant,
+    last_activity: Instant,
+    attempt_began: Instant,
+    is_request_complete: bool,
+}
+
+impl Deadlines {
+    /// Those of a request that has not been routed: silence only.
+    pub fn unrouted(idle: Option<Duration>, now: Instant) -> Self {
+        Self {
+            overall: None,
+            per_try: None,
+            idle,
+            max_stream: Instant::FAR_FUTURE,
+            overall_at: Instant::FAR_FUTURE,
+            per_try_at: Instant::FAR_FUTURE,
+            last_activity: now,
+            attempt_began: now,
+            is_request_complete: false,
+        }
+    }
+
+    /// Takes a route's bounds; `overall` is what [`overall_timeout`] says.
+    pub fn route(
+        &mut self,
+        timeouts: &RouteTimeouts,
+        overall: Option<Duration>,
+        per_try: Option<Duration>,
+        now: Instant,
+    ) {
+        self.overall = overall;
+        // An attempt cannot have more time than all of them together.
+        self.per_try = per_try.filter(|per_try| overall.is_none_or(|overall| *per_try < overall));
+        if let Some(idle) = timeouts.idle {
+            self.idle = idle;
+        }
+        if let Some(max) = timeouts.max_stream {
+            self.max_stream = now + max;
+        }
+    }
+
+    /// The request has come to its end: the route's clock starts.
+    pub fn on_request_complete(&mut self, now: Instant) {
+        self.last_activity = now;
+        if !self.is_request_complete {
+            self.is_request_complete = true;
+            self.overall_at = self.overall.map_or(Instant::FAR_FUTURE, |overall| now + overall);
+        }
+        self.start_per_try(now);
+    }
+
+    /// An attempt begins.
+    pub fn on_attempt(&mut self, now: Instant) {
+        self.attempt_began = now;
+        self.per_try_at = Instant::FAR_FUTURE;
+        if self.is_request_complete {
+            self.start_per_try(now);
+        }
+    }
+
+    fn start_per_try(&mut self, now: Instant) {
+        self.per_try_at = self.per_try.map_or(Instant::FAR_FUTURE, |per_try| now + per_try);
+    }
+
+    /// The answer has begun: attempts are over.
+    pub const fn on_answer(&mut self) {
+        self.per_try_at = Instant::FAR_FUTURE;
+    }
+
+    /// The connection became a tunnel: only silence is bounded.
+    pub const fn on_activity(&mut self, now: Instant) {
+        self.last_activity = now;
+    }
+
+    /// Whether the downstream has sent its whole request.
+    pub const fn is_request_complete(&self) -> bool {
+        self.is_request_complete
+    }
+
+    /// When this attempt began.
+    pub const fn attempt_began(&self) -> Instant {
+        self.attempt_began
+    }
+
+    /// The first deadline.
+    pub fn next(&self) -> (Instant, Expired) {
+        let idle = self.idle.map_or(Instant::FAR_FUTURE, |idle| self.last_activity + idle);
+        let all = [
+            (self.overall_at, Expired::Overall),
+            (self.per_try_at, Expired::PerTry),
+            (self.max_stream, Expired::MaxStream),
+            (idle, Expired::Idle),
+        ];
+        let mut first = (Instant::FAR_FUTURE, Expired::Idle);
+        for (at, why) in all {
+            if at < first.0 {
+                first = (at, why);
+            }
+        }
+        first
+    }
+}
+
+/// The overall bound of a request: the route's, or what its peer asked for in `grpc-timeout`
+/// where the route honours that.
+pub fn overall_timeout(timeouts: &RouteTimeouts, head: &RequestHead) -> Option<Duration> {
+    let Some(longest) = timeouts.grpc_max else { return timeouts.overall };
+    let Some(asked) = head.headers.get(&HeaderName::GRPC_TIMEOUT).and_then(|v| grpc_timeout(v))
+    else {
+        return timeouts.overall;
+    };
+    let offset = timeouts.grpc_offset.unwrap_or_default();
+    let asked = asked.checked_sub(offset).filter(|left| !left.is_zero()).unwrap_or(asked);
+    Some(longest.map_or(asked, |longest| asked.min(longest)))
+}
+
+/// Reads `grpc-timeout`: at most eight digits and a unit.
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+/// Deadlines with the timer that waits for them.
+#[derive(Debug)]
+pub struct Bounds<'t> {
+    /// The deadlines.
+    pub deadlines: Deadlines,
+    /// The connection's or stream's timer.
+    pub timer: &'t mut Timer,
+}
+
+impl Bounds<'_> {
+    /// Waits for the first deadline.
+    ///
+    /// *Cancel safety*: safe.
+    pub async fn expired(&mut self) -> Expired {
+        let (at, why) = self.deadlines.next();
+        self.timer.until(at).await;
+        why
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_routes_clock_starts_with_the_complete_request() {
+        let start = Instant::ORIGIN;
+        let mut deadlines = Deadlines::unrouted(Some(300 * S), start);
+        deadlines.route(&RouteTimeouts::DEFAULT, Some(15 * S), Some(2 * S), start);
+        deadlines.on_attempt(start);
+        assert_eq!(deadlines.next(), (start + 300 * S, Expired::Idle), "a stalled upload");
+        deadlines.on_request_complete(start + 100 * S);
+        assert_eq!(deadlines.next(), (start + 102 * S, Expired::PerTry));
+        deadlines.on_attempt(start + 102 * S);
+        assert_eq!(deadlines.next(), (start + 104 * S, Expired::PerTry));
+        deadlines.on_answer();
+        assert_eq!(deadlines.next(), (start + 115 * S, Expired::Overall));
+    }
+
+    #[test]
+    fn grpc_timeouts_have_units() {
+        let table: [(&[u8], Option<Duration>); 7] = [
+            (b"1H", Some(3600 * S)),
+            (b"2M", Some(120 * S)),
+            (b"3S", Some(3 * S)),
+            (b"250m", Some(Duration::from_millis(250))),
+            (b"123456789m", None),
+            (b"m", None),
+            (b"-1S", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(grpc_timeout(text), expected);
+        }
+    }
+}
