@@ -31,10 +31,11 @@ pub(crate) fn logs(scope: &Scope<'_>, logs: Vec<accesslog::AccessLog>) -> Vec<Ac
 
 fn log(scope: &Scope<'_>, message: accesslog::AccessLog) -> Option<AccessLog> {
     fields! { scope, message: accesslog::AccessLog {
-        honoured { config_type }
-        ignored { name: "the type says what it is", filter: "everything is logged" }
+        honoured { name: "a label; the type says what it is", config_type }
+        ignored { filter: "everything is logged" }
         refused {}
     }}
+    let _: String = name;
     let at = scope.field("typed_config");
     let Some(ConfigType::TypedConfig(any)) = config_type else {
         at.fault("is missing");

@@ -174,22 +174,23 @@ pub(crate) fn plain_text(scope: &Scope<'_>, socket: Option<core::TransportSocket
 fn socket_match(scope: &Scope<'_>, message: cluster::cluster::TransportSocketMatch) {
     use cluster::cluster;
     fields! { scope, message: cluster::TransportSocketMatch {
-        honoured { transport_socket: "`raw_buffer` only" }
+        honoured { name: "a label; the type says what it is", transport_socket: "`raw_buffer` only" }
         ignored {
-            name: "of no effect",
             r#match: "all sockets that could be chosen are the same"
         }
         refused {}
     }}
+    let _: String = name;
     plain_text(&scope.field("transport_socket"), transport_socket);
 }
 
 fn filter(scope: &Scope<'_>, message: cluster::Filter) {
     fields! { scope, message: cluster::Filter {
-        honoured { typed_config: "see cluster filters" }
-        ignored { name: "the type says what it is" }
+        honoured { name: "a label; the type says what it is", typed_config: "see cluster filters" }
+        ignored {}
         refused { config_discovery: "filters by discovery" }
     }}
+    let _: String = name;
     let at = scope.field("typed_config");
     let Some(any) = typed_config else {
         return at.fault("is missing");

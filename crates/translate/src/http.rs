@@ -37,7 +37,7 @@ pub(crate) fn manager(
             drain_timeout, delayed_close_timeout, access_log, use_remote_address, xff_num_trusted_hops, skip_xff_append,
             via, generate_request_id, preserve_external_request_id, always_set_request_id_in_response,
             forward_client_cert_details: "`x-forwarded-client-cert` is always removed, as Envoy does without a client certificate; `ALWAYS_FORWARD_ONLY` is refused",
-            upgrade_configs, normalize_path, merge_slashes, path_with_escaped_slashes_action,
+            proxy_100_continue: "interim answers always pass", upgrade_configs, normalize_path, merge_slashes, path_with_escaped_slashes_action,
             strip_matching_host_port, route_specifier: "`rds` over ADS, or inline", strip_port_mode
         }
         ignored {
@@ -51,7 +51,6 @@ pub(crate) fn manager(
             access_log_options: "requests are logged when they end",
             internal_address_config: "no peer is trusted as internal",
             set_current_client_cert_details: "there is no client certificate",
-            proxy_100_continue: "interim answers always pass",
             request_id_extension: "ids are random UUIDs",
             stream_error_on_invalid_http_message: "a malformed message ends its HTTP/1 connection or its HTTP/2 stream",
             proxy_status_config: "`proxy-status` is not added",
@@ -73,6 +72,7 @@ pub(crate) fn manager(
             forward_proto_config: "`x-forwarded-proto` by port"
         }
     }}
+    let _: bool = proxy_100_continue;
     let codec = codec(&scope.field("codec_type"), codec_type);
     let routed = routes(scope, route_specifier, chain.ctx);
     let router = filters::http_filters(scope, http_filters);

@@ -49,7 +49,8 @@ impl World {
     }
 }
 
-const EDS: &str = "{name: c, type: EDS, eds_cluster_config: {service_name: s, eds_config: {ads: {}}}}";
+const EDS: &str =
+    "{name: c, type: EDS, eds_cluster_config: {service_name: s, eds_config: {ads: {}}}}";
 const OTHER_EDS: &str =
     "{name: c, type: EDS, eds_cluster_config: {service_name: t, eds_config: {ads: {}}}}";
 const ENDPOINTS: &str = "{cluster_name: s}";
@@ -78,7 +79,11 @@ fn a_cluster_waits_for_its_endpoints() {
     assert_eq!(world.assembler.pending(), [waits]);
     assert!(world.assembler.wanted(ResourceType::Endpoint).contains("s"));
     let applied = world.put(ResourceType::Endpoint, ENDPOINTS);
-    assert!(applied.changed.contains(&Key::new(ResourceType::Cluster, "c")));
+    assert!(
+        applied
+            .changed
+            .contains(&Key::new(ResourceType::Cluster, "c"))
+    );
     assert!(applied.endpoints.contains("s"));
     assert!(world.cluster("c").is_some());
     assert!(world.assembler.pending().is_empty());
@@ -92,12 +97,18 @@ fn the_version_before_is_served_until_the_new_one_has_what_it_needs() {
     let before = world.cluster("c").expect("ready");
     let applied = world.put(ResourceType::Cluster, OTHER_EDS);
     assert!(!applied.needs_snapshot());
-    assert!(Arc::ptr_eq(&before, &world.cluster("c").expect("still there")));
+    assert!(Arc::ptr_eq(
+        &before,
+        &world.cluster("c").expect("still there")
+    ));
     assert!(world.assembler.pending()[0].serves_older);
     assert!(world.assembler.wanted(ResourceType::Endpoint).contains("s"));
     let forced = world.assembler.force(&Key::new(ResourceType::Cluster, "c"));
     assert!(forced.needs_snapshot());
-    assert!(!Arc::ptr_eq(&before, &world.cluster("c").expect("the new one")));
+    assert!(!Arc::ptr_eq(
+        &before,
+        &world.cluster("c").expect("the new one")
+    ));
     assert!(!world.assembler.wanted(ResourceType::Endpoint).contains("s"));
 }
 
@@ -157,7 +168,10 @@ fn a_sweep_keeps_what_a_waiting_version_needs() {
     world.put(ResourceType::Cluster, EDS);
     world.put(ResourceType::Cluster, OTHER_EDS);
     world.assembler.sweep();
-    assert!(world.assembler.endpoints("s").is_some(), "the version before uses it");
+    assert!(
+        world.assembler.endpoints("s").is_some(),
+        "the version before uses it"
+    );
 }
 
 #[test]
@@ -173,7 +187,10 @@ fn what_the_bootstrap_file_has_is_neither_replaced_nor_withdrawn() {
     assert!(applied.fixed.contains(&key));
     let applied = world.remove(ResourceType::Cluster, "c");
     assert!(applied.fixed.contains(&key) && !applied.needs_snapshot());
-    assert!(Arc::ptr_eq(&before, &world.cluster("c").expect("still there")));
+    assert!(Arc::ptr_eq(
+        &before,
+        &world.cluster("c").expect("still there")
+    ));
 }
 
 #[test]
@@ -182,5 +199,10 @@ fn withdrawing_what_waits_ends_the_wait() {
     world.put(ResourceType::Cluster, EDS);
     assert!(!world.remove(ResourceType::Cluster, "c").needs_snapshot());
     assert!(world.assembler.pending().is_empty());
-    assert!(!world.assembler.force(&Key::new(ResourceType::Cluster, "c")).needs_snapshot());
+    assert!(
+        !world
+            .assembler
+            .force(&Key::new(ResourceType::Cluster, "c"))
+            .needs_snapshot()
+    );
 }

@@ -48,10 +48,11 @@ pub(super) fn http_filters(
 /// Judges a filter; the router's configuration comes back.
 fn filter(scope: &Scope<'_>, message: hcm::HttpFilter) -> Option<Any> {
     fields! { scope, message: hcm::HttpFilter {
-        honoured { is_optional: "excuses unknown types only", disabled: "what could enable it on a route is refused", config_type: "inline only" }
-        ignored { name: "the type says what it is" }
+        honoured { name: "a label; the type says what it is", is_optional: "excuses unknown types only", disabled: "what could enable it on a route is refused", config_type: "inline only" }
+        ignored {}
         refused {}
     }}
+    let _: String = name;
     let any = match config_type {
         Some(ConfigType::TypedConfig(any)) => any,
         Some(ConfigType::ConfigDiscovery(_)) => {

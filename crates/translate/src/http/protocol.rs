@@ -60,12 +60,11 @@ pub(crate) fn common(scope: &Scope<'_>, message: core::HttpProtocolOptions) -> O
 pub(crate) fn http1(scope: &Scope<'_>, options: Option<core::Http1ProtocolOptions>) {
     let Some(message) = options else { return };
     fields! { scope, message: core::Http1ProtocolOptions {
-        honoured {}
+        honoured {
+            allow_absolute_url: "absolute targets are always understood", accept_http_10: "HTTP/1.0 is always understood",
+            header_key_format: "the case of names is always kept", enable_trailers: "trailers always pass"
+        }
         ignored {
-            allow_absolute_url: "absolute targets are always understood",
-            accept_http_10: "HTTP/1.0 is always understood",
-            header_key_format: "the case of names is always kept",
-            enable_trailers: "trailers always pass",
             override_stream_error_on_invalid_http_message: "a malformed message ends its connection",
             use_balsa_parser: "there is one parser"
         }
@@ -77,6 +76,13 @@ pub(crate) fn http1(scope: &Scope<'_>, options: Option<core::Http1ProtocolOption
             ignore_http_11_upgrade: "upgrades that are passed over"
         }
     }}
+    // What these ask for is done for all, so there is nothing to keep.
+    let _ = (
+        allow_absolute_url,
+        accept_http_10,
+        header_key_format,
+        enable_trailers,
+    );
 }
 
 /// Options of HTTP/2.

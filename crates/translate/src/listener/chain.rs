@@ -153,10 +153,11 @@ fn filter_config(
     message: listener::Filter,
 ) -> Option<(String, remora_xds_types::protobuf::Any)> {
     fields! { scope, message: listener::Filter {
-        honoured { config_type: "inline only" }
-        ignored { name: "the type says what it is" }
+        honoured { name: "a label; the type says what it is", config_type: "inline only" }
+        ignored {}
         refused {}
     }}
+    let _: String = name;
     match config_type {
         Some(ConfigType::TypedConfig(any)) => {
             extension::name_of(&scope.field("typed_config"), &any).map(|name| (name, any))

@@ -32,13 +32,13 @@ pub(super) fn listener_filters(
 
 fn filter(scope: &Scope<'_>, message: listener::ListenerFilter, found: &mut ListenerFilters) {
     fields! { scope, message: listener::ListenerFilter {
-        honoured { config_type: "inline only" }
+        honoured { name: "a label; the type says what it is", config_type: "inline only" }
         ignored {
-            name: "the type says what it is",
             filter_disabled: "bytes are looked at only where a chain asks for them, and never waited for"
         }
         refused {}
     }}
+    let _: String = name;
     let any = match config_type {
         Some(ConfigType::TypedConfig(any)) => any,
         Some(ConfigType::ConfigDiscovery(_)) => {
