@@ -110,6 +110,9 @@ fn manager() -> Value {
     })
 }
 
+/// Fields of which only one alternative may be said: laid over as a whole.
+const ALTERNATIVES: [&str; 3] = ["match", "route", "config_source"];
+
 /// Lays fields over others; `null` takes one away.
 fn lay(under: &mut Value, over: &Value) {
     match (under, over) {
@@ -117,6 +120,8 @@ fn lay(under: &mut Value, over: &Value) {
             for (key, value) in over {
                 if value.is_null() {
                     under.remove(key);
+                } else if ALTERNATIVES.contains(&key.as_str()) {
+                    under.insert(key.clone(), value.clone());
                 } else if let Some(there) = under.get_mut(key) {
                     lay(there, value);
                 } else {

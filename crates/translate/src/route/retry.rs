@@ -92,6 +92,7 @@ fn conditions(scope: &Scope<'_>, words: &str) -> RetryOn {
 pub(super) fn status(scope: &Scope<'_>, code: u32) -> Option<StatusCode> {
     let status = u16::try_from(code)
         .ok()
+        .filter(|code| *code < 600)
         .and_then(|code| StatusCode::try_new(code).ok());
     if status.is_none() {
         scope.fault(format!("status code {code} (expected 100 to 599)"));
