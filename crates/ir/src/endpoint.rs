@@ -85,7 +85,8 @@ pub struct EndpointSet {
     pub localities: Vec<LocalityEndpoints>,
     /// How much health above need a priority keeps before it spills to the next.
     pub overprovisioning: Overprovisioning,
-    /// Share of requests dropped on purpose. Source: `policy.drop_overloads`, summed.
+    /// Share of requests dropped on purpose. Source: `policy.drop_overloads`, each of what the
+    /// ones before leave.
     pub drop: Option<Percent>,
 }
 

@@ -37,7 +37,11 @@ pub(super) fn balancing(scope: &Scope<'_>, said: Said) -> Option<Balancing> {
         said.common.unwrap_or_default(),
     );
     let chosen = match said.typed {
-        Some(policies) => typed(&scope.field("load_balancing_policy"), policies),
+        Some(policies) => typed(
+            &scope.field("load_balancing_policy"),
+            policies,
+            Level::Outer,
+        ),
         None => older(scope, said.policy, said.config).map(Chosen::plain),
     };
     let (panic_threshold, locality_weighted) = shared?;
@@ -157,8 +161,17 @@ fn slow_start_notice(scope: &Scope<'_>, is_set: bool) {
     }
 }
 
+/// Where a list of policies stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    /// In the cluster.
+    Outer,
+    /// In `WrrLocality`, which may not hold another one: a sender could nest without end.
+    Inside,
+}
+
 /// The first policy of the list that is supported, as Envoy chooses.
-fn typed(scope: &Scope<'_>, list: LoadBalancingPolicy) -> Option<Chosen> {
+fn typed(scope: &Scope<'_>, list: LoadBalancingPolicy, level: Level) -> Option<Chosen> {
     let mut unknown = Vec::new();
     for (at, policy) in list.policies.into_iter().enumerate() {
         let item = scope.item("policies", at);
@@ -167,6 +180,10 @@ fn typed(scope: &Scope<'_>, list: LoadBalancingPolicy) -> Option<Chosen> {
             return None;
         };
         let name = extension::name_of(&item, &any)?;
+        if level == Level::Inside && name.ends_with(".WrrLocality") {
+            item.fault("`WrrLocality` cannot stand in itself");
+            return None;
+        }
         if extension::row(extension::BALANCING, &name).is_some() {
             let at = item.field("typed_extension_config");
             return one_typed(&at.field("typed_config"), &any, &name);
@@ -211,32 +228,16 @@ fn one_typed(scope: &Scope<'_>, any: &Any, name: &str) -> Option<Chosen> {
                 at.fault("is missing");
                 return None;
             };
-            nested(&at, inner)
+            typed(&at, inner, Level::Inside).map(|chosen| Chosen {
+                locality_weighted: true,
+                ..chosen
+            })
         }
         _ => {
             extension::judge(scope, extension::BALANCING, name, Need::Required);
             None
         }
     }
-}
-
-/// The policy inside locality weighting; one more level of the same makes no sense and is a way
-/// to nest without end.
-fn nested(scope: &Scope<'_>, list: LoadBalancingPolicy) -> Option<Chosen> {
-    let wraps_again = list.policies.iter().any(|policy| {
-        let config = policy.typed_extension_config.as_ref();
-        config
-            .and_then(|config| config.typed_config.as_ref())
-            .is_some_and(|any| any.type_url.ends_with(".WrrLocality"))
-    });
-    if wraps_again {
-        scope.fault("`WrrLocality` cannot stand here");
-        return None;
-    }
-    typed(scope, list).map(|chosen| Chosen {
-        locality_weighted: true,
-        ..chosen
-    })
 }
 
 fn typed_least(scope: &Scope<'_>, any: &Any) -> Option<Chosen> {

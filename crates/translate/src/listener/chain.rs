@@ -29,9 +29,10 @@ pub(super) fn chain(
         refused { use_proxy_proto: "the PROXY protocol" }
     }}
     cluster::plain_text(&scope.field("transport_socket"), transport_socket);
-    let matches = filter_chain_match.map_or(Some(ChainMatch::default()), |matches| {
-        chain_match(&scope.field("filter_chain_match"), matches)
-    });
+    let matches = match filter_chain_match {
+        None => Some(ChainMatch::default()),
+        Some(matches) => chain_match(&scope.field("filter_chain_match"), matches),
+    };
     let network = network(scope, filters, ctx);
     Some(FilterChain {
         name: name.into(),
