@@ -37,7 +37,7 @@ pub(crate) fn regex_rewrite(
     rewrite: matcher::RegexMatchAndSubstitute,
 ) -> Option<RegexRewrite> {
     fields! { scope, rewrite: matcher::RegexMatchAndSubstitute {
-        honoured { pattern: "required", substitution: "`\\\\0` to `\\\\9` are groups" }
+        honoured { pattern: "required", substitution: "`\\0` to `\\9` are groups" }
         ignored {}
         refused {}
     }}

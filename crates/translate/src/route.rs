@@ -315,8 +315,12 @@ fn wrapped_filter(scope: &Scope<'_>, any: &Any) {
         ignored {}
         refused {}
     }}
-    let Some(config) = config.filter(|_| !disabled) else {
+    if disabled {
         return;
+    }
+    // Without one, this could switch on a filter that is disabled, whatever it is.
+    let Some(config) = config else {
+        return scope.field("config").fault("is missing");
     };
     let at = scope.field("config");
     if let Some(name) = extension::name_of(&at, &config) {
