@@ -61,6 +61,7 @@ pub struct Mesh {
     control_plane: Option<Process>,
     nodes: BTreeMap<&'static str, Node>,
     programs: Programs,
+    kind: MeshKind,
     config: PathBuf,
     lab: Lab,
 }
@@ -84,6 +85,7 @@ impl Mesh {
             control_plane: None,
             nodes: BTreeMap::new(),
             programs,
+            kind: options.kind,
             config,
             lab: lab.clone(),
         };
@@ -256,6 +258,35 @@ impl Mesh {
             );
         }
         Ok(answer)
+    }
+
+    /// Makes all well again: faults healed, whatever has ended started, all of it ready.
+    pub fn heal(&mut self) -> anyhow::Result<()> {
+        if let Some(control_plane) = &mut self.control_plane
+            && !control_plane.is_running()
+        {
+            self.control_plane = None;
+        }
+        if self.control_plane.is_none() && self.kind == MeshKind::Meshed {
+            self.start_control_plane()?;
+        }
+        for plan in &HOSTS {
+            let node = self.node_mut(plan.name)?;
+            let has_ended = |process: &mut Process| !process.is_running();
+            let sidecar_ended = node.sidecar.as_mut().is_some_and(has_ended);
+            let ended = node.programs.is_empty() || node.programs.iter_mut().any(has_ended);
+            if sidecar_ended {
+                self.start_sidecar(plan.name)?;
+                self.wait_for_sidecar(plan.name)?;
+            }
+            if ended {
+                self.node_mut(plan.name)?.programs.clear();
+                self.start_programs(plan.name)?;
+            } else if matches!(plan.role, Role::Service { .. }) {
+                self.admin(plan.name, "/admin/heal")?;
+            }
+        }
+        Ok(())
     }
 
     // Looking.

@@ -134,14 +134,36 @@ fn base() -> PathBuf {
     std::env::temp_dir().join("remora-lab")
 }
 
+/// A process by its id and start time, as the file `owner` holds it; none if it does not live.
+///
 /// Process ids come around again: the start time tells two owners of one id apart.
-fn owner_of(pid: u32) -> Option<String> {
+pub fn owner_of(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses and may hold blanks; the start time is
     // field 22 (proc_pid_stat(5)), the twentieth after it.
     let (_, after_name) = stat.rsplit_once(')')?;
     let start = after_name.split_whitespace().nth(19)?;
     Some(format!("{pid} {start}"))
+}
+
+/// The processes that were started from a run's folder or told to work in it, by their ids.
+///
+/// Other than by its namespaces a run's processes are known by their command lines: all that are
+/// given a file of the run hold its name.
+pub fn processes(name: &str) -> Vec<u32> {
+    let own = std::process::id();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|pid| pid.parse().ok());
+        let Some(pid) = pid.filter(|pid| *pid != own) else {
+            continue;
+        };
+        let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&words).contains(name) {
+            found.push(pid);
+        }
+    }
+    found
 }
 
 fn unique_name() -> anyhow::Result<String> {
