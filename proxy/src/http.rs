@@ -32,6 +32,7 @@ pub mod stats;
 pub mod timer;
 mod upload;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -39,10 +40,11 @@ use bytes::BytesMut;
 use remora_ir::listener::{Codec, HttpConnectionManager};
 
 use crate::downstream::{Connection, Detected};
+use crate::network::dial::PreDialled;
 use crate::network::relay::{RelayLimits, relay};
 use crate::stream::Stream;
-use crate::upstream::PreDialled;
 use crate::worker::Worker;
+use exchange::Context;
 
 /// Serves a connection; `first` are the bytes that were read to choose its filter chain, and
 /// `dialled` a connection that was made meanwhile, which is kept for the first request.
@@ -54,13 +56,11 @@ pub async fn serve(
     dialled: Option<PreDialled>,
 ) {
     let Connection { stream, record, original_dst, drain, protocol, .. } = connection;
-    if let Some(dialled) = dialled {
-        worker.upstream.pools().adopt(dialled);
-    }
     let stats = worker.http_stats(&hcm.stat_prefix);
     let _active = stats.on_connection();
     let codec = hcm.codec;
-    let cx = Context { worker, hcm, connection: record, original_dst, stats, drain };
+    let dialled = RefCell::new(dialled);
+    let cx = Context { worker, hcm, connection: record, original_dst, dialled, stats, drain };
     match is_http2(codec, protocol, &stream, first).await {
         Some((true, first)) => serve_h2::serve(Rc::new(cx), stream, first).await,
         Some((false, first)) => serve_http1(&cx, &stream, first).await,
@@ -68,13 +68,11 @@ pub async fn serve(
     }
 }
 
-use exchange::Context;
-
 async fn serve_http1(cx: &Context, stream: &Stream, first: BytesMut) {
     let Some((tunnel, first)) = serve_h1::serve(cx, stream, first).await else { return };
     let limits = RelayLimits { idle: cx.hcm.timeouts.stream_idle, max_duration: None };
     let up = &tunnel.upstream;
-    let end = relay(stream, first, up.stream(), up.first(), limits, &cx.drain).await;
+    let end = relay(stream, first, &up.stream, tunnel.first, limits, &cx.drain).await;
     if let Some(log) = tunnel.pending_log {
         log.finish(cx, end.received, end.sent);
     }

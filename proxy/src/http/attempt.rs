@@ -34,9 +34,10 @@ use super::reply::Reply;
 use super::upload::{Interrupted, Upload, UploadError, now, upload};
 use super::{headers, retry};
 use crate::frame::Frame;
+use crate::network::dial::PreDialled;
 use crate::upstream::{
-    self, ClusterStats, Failure, Lease, LeaseRequest, PickRequest, Protocol, Reader, RetryClass,
-    Sent, UpstreamError,
+    self, ClusterStats, Failure, Lease, LeaseRequest, PickRequest, Protocol, Reader, RequestStart,
+    RetryClass, Reuse, Sent, UpstreamError,
 };
 
 /// A connection that stopped speaking HTTP: bytes flow until one side ends.
@@ -44,6 +45,8 @@ use crate::upstream::{
 pub struct Tunnel {
     /// The upstream's side.
     pub upstream: upstream::Tunnelled,
+    /// What the upstream sent behind its head.
+    pub first: BytesMut,
     /// Written to the log when the tunnel ends.
     pub pending_log: Option<PendingLog>,
     /// The request still counts against the cluster's limit.
@@ -174,11 +177,15 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
             Ok(lease) => lease,
             Err(error) => return self.on_failure(&error, &is_lost, budget),
         };
-        self.exchange.summary.upstream_local = lease.local_addr();
-        let framing = self.exchange.framing;
+        if !self.exchange.cx.hcm.access_logs.is_empty() {
+            self.exchange.summary.upstream_local = lease.local_addr();
+        }
         let (mut writer, mut reader) = lease.split();
-        let offer = self.exchange.upgrade.as_ref();
-        if let Err(error) = writer.head(&self.exchange.head, framing, offer) {
+        let start = RequestStart {
+            framing: self.exchange.framing,
+            upgrade: self.exchange.upgrade.as_ref(),
+        };
+        if let Err(error) = writer.send_head(&self.exchange.head, &start).await {
             return self.on_failure(&error, &is_lost, budget);
         }
         let answer = {
@@ -232,8 +239,16 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
             Some(policy) => PickContext::retry(&self.tried, policy.host_selection_attempts),
             None => PickContext::retry(&[], 0),
         };
-        let request = PickRequest { original_dst: exchange.cx.original_dst, context };
-        let host = upstream::pick(local, cluster, &request).map_err(UpstreamError::unsent)?;
+        let dialled = exchange.cx.dialled.take().filter(|dialled| {
+            self.tried.is_empty() && dialled.cluster.name() == cluster.name()
+        });
+        let host = match &dialled {
+            Some(dialled) => Arc::clone(dialled.host()),
+            None => {
+                let request = PickRequest { original_dst: exchange.cx.original_dst, context };
+                upstream::pick(local, cluster, &request).map_err(UpstreamError::unsent)?
+            }
+        };
         exchange.summary.upstream_host = Some(Arc::clone(&host));
         self.tried.push(Arc::clone(&host));
         let rewrite = &self.plan.forward.rewrite;
@@ -253,14 +268,22 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         };
         let (deadline, _) = self.bounds.deadlines.next();
         let request = LeaseRequest {
-            host,
             protocol,
             priority: self.plan.forward.priority,
-            peer: exchange.cx.connection.peer,
+            peer: Some(exchange.cx.connection.peer),
             deadline,
-            is_idempotent: exchange.head.method.is_idempotent(),
+            reuse: match (self.stale_left, exchange.head.method.is_idempotent()) {
+                (0, _) => Reuse::Never,
+                (_, true) => Reuse::IfNotStale,
+                (_, false) => Reuse::IfVerified,
+            },
         };
-        upstream::lease(local, cluster, request).await
+        match dialled {
+            Some(PreDialled { stream, guard, .. }) => {
+                upstream::adopt(local, cluster, (stream, guard), &request).await
+            }
+            None => upstream::lease(local, cluster, &host, &request).await,
+        }
     }
 
     /// Waits for a final head, and passes 1xx on meanwhile.
@@ -387,7 +410,7 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         upload: &mut Upload<'_, F>,
         reader: &mut Reader<'_>,
         out: &mut Responder<'_>,
-    ) -> Result<(), Unanswered>
+    ) -> Result<(), Stop>
     where
         F: Future<Output = Result<(), UploadError>>,
     {
@@ -411,7 +434,7 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         }
         let written = out.head(&head, framing);
         exchange.response = Some(head);
-        written.map_err(Stop::from)?;
+        written?;
         self.relay(framing, upload, reader, out).await
     }
 
@@ -421,7 +444,7 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         upload: &mut Upload<'_, F>,
         reader: &mut Reader<'_>,
         out: &mut Responder<'_>,
-    ) -> Result<(), Unanswered>
+    ) -> Result<(), Stop>
     where
         F: Future<Output = Result<(), UploadError>>,
     {
@@ -446,7 +469,7 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
                 Some(Frame::Data(data)) => {
                     self.exchange.summary.bytes_sent += data.len() as u64;
                     let sent = upload.beside(self.bounds, out.data(data)).await;
-                    sent.map_err(broken)?.map_err(Stop::from)?;
+                    sent.map_err(broken)??;
                 }
                 Some(Frame::Trailers(fields)) => trailers = Some(fields),
                 None => break,
@@ -454,7 +477,7 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         }
         let finished = upload.beside(self.bounds, out.finish(trailers.as_ref())).await;
         self.exchange.trailers = trailers;
-        finished.map_err(broken)?.map_err(Stop::from)?;
+        finished.map_err(broken)??;
         Ok(())
     }
 
@@ -488,8 +511,9 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         let switched = out.switch(&head, &chosen).await;
         self.exchange.response = Some(head);
         match (switched?, lease.into_tunnel()) {
-            (true, Some(upstream)) => {
-                Ok(Outcome::Tunnel(Box::new(Tunnel { upstream, pending_log: None, permit: None })))
+            (true, Some((upstream, first))) => {
+                let tunnel = Tunnel { upstream, first, pending_log: None, permit: None };
+                Ok(Outcome::Tunnel(Box::new(tunnel)))
             }
             _ => Err(Stop::Broken(Flags::UPSTREAM_PROTOCOL_ERROR, "upstream_protocol_error")),
         }

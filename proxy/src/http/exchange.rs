@@ -9,6 +9,7 @@
 //! Invariant: whatever is acquired on the way (permits, leases, counts) is a guard, so that an
 //! exchange that is dropped half-way gives everything back.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -32,6 +33,7 @@ use super::reply::Reply;
 use super::stats::HttpStats;
 use super::timer::Timer;
 use super::{headers, mirror, redirect};
+use crate::network::dial::PreDialled;
 use crate::upstream::Cluster;
 use crate::worker::Worker;
 
@@ -46,6 +48,9 @@ pub struct Context {
     pub connection: ConnectionRecord,
     /// Where a redirected connection was going: the host of clusters that go there.
     pub original_dst: Option<std::net::SocketAddr>,
+    /// A connection that was made before it was known what would be spoken on it; the first
+    /// request that goes to its cluster takes it.
+    pub dialled: RefCell<Option<PreDialled>>,
     /// This worker's statistics of the connection manager.
     pub stats: Rc<HttpStats>,
     /// Whether the connection is to end.
@@ -266,7 +271,7 @@ impl<'c> Exchange<'c> {
 
     /// Applies the routes' edits and the proxy's own to a response.
     pub(super) fn edit_response(&self, head: &mut ResponseHead, edits: Option<&Edits<'_>>) {
-        let date = self.cx.worker.logs.wall().http_date();
+        let date = crate::wall::http_date();
         headers::on_response(head, &self.cx.hcm.headers, date);
         if let Some(edits) = edits {
             edits.each(

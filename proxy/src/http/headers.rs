@@ -97,7 +97,9 @@ pub fn on_request(
 
 /// What a peer could use to steer the router; only requests from inside may, and no peer is
 /// taken to be inside today (as in Envoy 1.39, where private addresses no longer are).
-const INTERNAL_ONLY: [HeaderName; 7] = [
+const INTERNAL_ONLY: [HeaderName; 8] = [
+    // Without mutual TLS nobody's certificate is known: whatever is said here is a claim.
+    HeaderName::X_FORWARDED_CLIENT_CERT,
     HeaderName::X_ENVOY_INTERNAL,
     HeaderName::X_ENVOY_RETRY_ON,
     HeaderName::X_ENVOY_RETRY_GRPC_ON,
@@ -108,11 +110,10 @@ const INTERNAL_ONLY: [HeaderName; 7] = [
 ];
 
 /// What an edge removes beside.
-const EDGE_ONLY: [HeaderName; 4] = [
+const EDGE_ONLY: [HeaderName; 3] = [
     HeaderName::X_ENVOY_ORIGINAL_PATH,
     HeaderName::X_ENVOY_DECORATOR_OPERATION,
     HeaderName::X_ENVOY_EXTERNAL_ADDRESS,
-    HeaderName::X_FORWARDED_CLIENT_CERT,
 ];
 
 fn strip_port(head: &mut RequestHead, connection: &ConnectionRecord, policy: StripPort) {

@@ -21,7 +21,8 @@ use super::exchange::Context;
 use super::replay::Replay;
 use crate::frame::Frame;
 use crate::upstream::{
-    self, Cluster, Failure, LeaseRequest, PickRequest, Protocol, UpstreamError,
+    self, Cluster, Failure, LeaseRequest, PickRequest, Protocol, RequestStart, Reuse,
+    UpstreamError,
 };
 use crate::worker::{MirrorPlace, Worker};
 
@@ -128,14 +129,17 @@ impl Copy {
             UpstreamProtocol::Http1 | UpstreamProtocol::Downstream(_) => Protocol::Http1,
         };
         let request = LeaseRequest {
-            host: Arc::clone(&host),
             protocol,
             priority: Priority::Default,
-            peer: self.peer,
+            peer: Some(self.peer),
             deadline: self.worker.now() + TIMEOUT,
-            is_idempotent: self.head.method.is_idempotent(),
+            reuse: Reuse::IfNotStale,
         };
-        let answered = self.exchange(upstream::lease(local, cluster, request).await?).await;
+        let lease = upstream::lease(local, cluster, &host, &request).await;
+        let answered = match lease {
+            Ok(lease) => self.exchange(lease).await,
+            Err(error) => Err(error),
+        };
         let outcome = match &answered {
             Ok(status) => Some(Outcome::Status(*status)),
             Err(error) => error.outcome(),
@@ -149,12 +153,13 @@ impl Copy {
     /// Sends the copy and reads the answer to its end, so that the connection can be kept.
     async fn exchange(&self, mut lease: upstream::Lease) -> Result<u16, UpstreamError> {
         let (mut writer, mut reader) = lease.split();
-        writer.head(&self.head, self.framing, None)?;
+        let start = RequestStart { framing: self.framing, upgrade: None };
+        writer.send_head(&self.head, &start).await?;
         let mut trailers = None;
         for frame in &self.frames {
             match frame {
                 Frame::Data(data) => writer.data(Bytes::clone(data)).await?,
-                Frame::Trailers(fields) => trailers = Some(fields),
+                Frame::Trailers(fields) => trailers = Some(fields.clone()),
             }
         }
         writer.finish(trailers).await?;

@@ -110,7 +110,7 @@ impl Served<'_> {
                 }
                 None => timeouts.idle.map(|idle| waiting_since + idle),
             };
-            let deadline = bound.unwrap_or(Instant::FAR_FUTURE);
+            let deadline = bound.unwrap_or(Instant::FAR_FUTURE).min(self.age_bound(is_within));
             let drain = &self.cx.drain;
             tokio::select! {
                 biased;
@@ -121,7 +121,7 @@ impl Served<'_> {
                 },
                 () = drain.graceful(), if !is_within && !is_first => return Err(NoRequest::Ended),
                 () = drain.forced() => return Err(NoRequest::Ended),
-                () = self.timer.until(deadline.min(self.age_bound(is_within))) => {
+                () = self.timer.until(deadline) => {
                     return Err(if is_within { NoRequest::TimedOut } else { NoRequest::Ended });
                 }
             }

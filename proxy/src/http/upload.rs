@@ -48,7 +48,7 @@ pub async fn upload(
         let sent = match frame.map_err(UploadError::Downstream)? {
             Some(Frame::Data(data)) => writer.data(data).await,
             Some(Frame::Trailers(trailers)) => {
-                return writer.finish(Some(&trailers)).await.map_err(UploadError::Upstream);
+                return writer.finish(Some(trailers)).await.map_err(UploadError::Upstream);
             }
             None => return writer.finish(None).await.map_err(UploadError::Upstream),
         };
