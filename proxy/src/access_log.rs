@@ -32,6 +32,8 @@ const HAND_OVER: usize = 16 * 1024;
 pub struct LogBuffers {
     /// `None` drops everything.
     writer: Option<LogWriter>,
+    /// Where all lines go, whatever path the configuration names.
+    to: Option<Arc<str>>,
     by_path: RefCell<Vec<Buffer>>,
 }
 
@@ -51,12 +53,19 @@ const FORGET_AFTER: u8 = 60;
 impl LogBuffers {
     /// Empty buffers in front of a writer.
     pub const fn new(writer: LogWriter) -> Self {
-        Self { writer: Some(writer), by_path: RefCell::new(Vec::new()) }
+        Self { writer: Some(writer), to: None, by_path: RefCell::new(Vec::new()) }
     }
 
     /// Buffers that drop everything: access logs are off.
     pub const fn discard() -> Self {
-        Self { writer: None, by_path: RefCell::new(Vec::new()) }
+        Self { writer: None, to: None, by_path: RefCell::new(Vec::new()) }
+    }
+
+    /// Sends all lines to one path, whatever the configuration names.
+    #[must_use]
+    pub fn redirected(mut self, path: Arc<str>) -> Self {
+        self.to = Some(path);
+        self
     }
 
     /// Logs a request or connection that has ended. Allocates only when a buffer must grow.
@@ -64,7 +73,7 @@ impl LogBuffers {
         let Some(writer) = &self.writer else { return };
         let mut by_path = self.by_path.borrow_mut();
         for log in logs {
-            let buffer = find(&mut by_path, &log.path);
+            let buffer = find(&mut by_path, self.to.as_ref().unwrap_or(&log.path));
             match &log.shape {
                 Shape::Text(format) => format::render_line(format, record, &mut buffer.bytes),
                 Shape::Json(members) => json::render_line(members, record, &mut buffer.bytes),

@@ -23,13 +23,15 @@ use remora_ir::{ClusterSlot, Lookup, Snapshot};
 use remora_primitives::Instant;
 use remora_rt::drain::{Drain, Watch};
 use remora_rt::publish::Subscription;
-use remora_telemetry::{LogHandle, Registry};
+use remora_telemetry::Registry;
+use remora_telemetry::log::LogControl;
 
 use crate::upstream::Cluster;
 
 pub use connections::{ConnectionBudget, ConnectionGuard};
 pub use readiness::{Phase, Readiness};
 pub use sockets::{AcceptSockets, DnsSockets, SocketTable};
+pub(crate) use sockets::share_out;
 
 /// The configuration in use.
 #[derive(Debug, Default)]
@@ -92,8 +94,10 @@ pub struct Shared {
     pub readiness: Readiness,
     /// Bounds the downstream connections of the process.
     pub connections: ConnectionBudget,
-    /// Changes the log level.
-    pub log: LogHandle,
+    /// Changes the log levels; none where a test runs without logs.
+    pub log: Option<LogControl>,
+    /// Where requests and connections are logged.
+    pub access_log: AccessLogRule,
     /// When the process started.
     pub started: Started,
 }
@@ -108,6 +112,18 @@ pub struct Identity {
     /// The namespace of the workload; empty if unknown. Source: `node.metadata.NAMESPACE`, or
     /// the third part of a sidecar's node id.
     pub namespace: Arc<str>,
+}
+
+/// What the command line says about access logs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AccessLogRule {
+    /// Nothing: each listener logs as its configuration says.
+    #[default]
+    AsConfigured,
+    /// Nothing is logged.
+    Off,
+    /// What the configuration logs goes to this path, whichever it names.
+    To(Arc<str>),
 }
 
 /// One moment on two clocks.
@@ -164,4 +180,6 @@ pub struct Seat {
     pub shared: Arc<Shared>,
     /// This worker's share of the DNS sockets, if DNS is served.
     pub dns: Option<DnsSockets>,
+    /// Its forced stage ends the worker.
+    pub stop: Watch,
 }

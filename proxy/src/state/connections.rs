@@ -4,8 +4,10 @@
 //! One atomic that all workers share: beyond the bound a connection is refused, never queued.
 //! Source: `envoy.resource_monitors.global_downstream_max_connections`.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use remora_ir::listener::Listener;
 
 /// Counts connections against a bound.
 #[derive(Clone, Debug)]
@@ -18,6 +20,9 @@ struct Shared {
     open: AtomicUsize,
     refused: AtomicUsize,
     most: usize,
+    /// Budgets of listeners that have a bound of their own. Asked when a worker first meets a
+    /// listener, never for a connection.
+    listeners: Mutex<Vec<(Weak<Listener>, ConnectionBudget)>>,
 }
 
 /// One connection of the budget; it ends when dropped.
@@ -35,8 +40,24 @@ impl ConnectionBudget {
                 open: AtomicUsize::new(0),
                 refused: AtomicUsize::new(0),
                 most,
+                listeners: Mutex::default(),
             }),
         }
+    }
+
+    /// The budget of a listener that has a bound of its own; all workers get the same one.
+    /// Source: `envoy.config.listener.v3.Listener` connection limits.
+    pub fn of_listener(&self, listener: &Arc<Listener>) -> Option<Self> {
+        let most = usize::try_from(listener.max_connections?.get()).unwrap_or(usize::MAX);
+        let mut known = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(listener, _)| listener.strong_count() > 0);
+        let is_it = |other: &Weak<Listener>| std::ptr::eq(other.as_ptr(), Arc::as_ptr(listener));
+        if let Some((_, budget)) = known.iter().find(|(other, _)| is_it(other)) {
+            return Some(budget.clone());
+        }
+        let fresh = Self::new(most);
+        known.push((Arc::downgrade(listener), fresh.clone()));
+        Some(fresh)
     }
 
     /// Takes one, or says that there is none left; that is counted.
