@@ -2,7 +2,7 @@
 //! What the parts say of themselves: the proxies' `/stats` and `/clusters`, the programs' counters.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -20,6 +20,15 @@ pub(crate) struct Probe {
 /// A proxy's numbers at one moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stats(BTreeMap<String, u64>);
+
+/// What a proxy's passive judgement has come to.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Health {
+    /// The addresses that are left out now.
+    pub(crate) ejected: BTreeSet<Ipv4Addr>,
+    /// How often each address has been.
+    pub(crate) ejections: BTreeMap<Ipv4Addr, u64>,
+}
 
 /// A program's own counters.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,22 +62,35 @@ impl Probe {
         Ok(Stats(numbers.collect()))
     }
 
-    /// The addresses that the PHP host's proxy has ejected from the clusters of a service.
-    pub(crate) fn ejected(&self, service: &str) -> anyhow::Result<BTreeSet<Ipv4Addr>> {
+    /// What the PHP host's proxy thinks of the hosts of all outbound clusters.
+    pub(crate) fn health(&self) -> anyhow::Result<Health> {
         let text = self.get(topology::PHP, topology::PROXY_ADMIN_PORT, "/clusters")?;
-        let flagged = text.lines().filter_map(|line| {
-            let (cluster, rest) = line.split_once("::")?;
-            let (address, flags) = rest.split_once("::health_flags::")?;
-            let is_ejected = flags.contains("failed_outlier_check");
-            let address: SocketAddr = address.parse().ok()?;
-            (is_ejected && belongs_to(cluster, service)).then_some(address.ip())
-        });
-        Ok(flagged
-            .filter_map(|ip| match ip {
-                std::net::IpAddr::V4(v4) => Some(v4),
-                std::net::IpAddr::V6(_) => None,
-            })
-            .collect())
+        let mut health = Health::default();
+        for line in text.lines() {
+            let mut words = line.split("::");
+            let [Some(cluster), Some(address), Some(what), Some(value)] =
+                [(); 4].map(|()| words.next())
+            else {
+                continue;
+            };
+            let Ok(address) = address.parse::<SocketAddrV4>() else {
+                continue;
+            };
+            if !cluster.starts_with("outbound|") {
+                continue;
+            }
+            match what {
+                "health_flags" if value.contains("failed_outlier_check") => {
+                    health.ejected.insert(*address.ip());
+                }
+                "ejections" => {
+                    let times = value.parse::<u64>().unwrap_or_default();
+                    *health.ejections.entry(*address.ip()).or_default() += times;
+                }
+                _ => {}
+            }
+        }
+        Ok(health)
     }
 
     /// The counters of a program.

@@ -11,10 +11,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use remora_testkit::mesh::topology;
 use remora_testkit::wait;
 
 use crate::load::Load;
-use crate::probe::{Probe, Stats};
+use crate::probe::{Health, Probe, Stats};
 use crate::table::{self, Facts};
 
 /// The screen with its painter.
@@ -39,6 +40,7 @@ struct Canvas {
     phase: String,
     since: Instant,
     before: Stats,
+    health_before: Health,
     /// Lines of the table that are on the terminal, below all that was said.
     drawn: usize,
 }
@@ -57,6 +59,7 @@ impl Screen {
                 phase: String::new(),
                 since: Instant::now(),
                 before: Stats::default(),
+                health_before: Health::default(),
                 drawn: 0,
             }),
             is_over: AtomicBool::new(false),
@@ -76,13 +79,15 @@ impl Screen {
 
     /// Begins a step: the table counts from here.
     pub(crate) fn begin(&self, step: &str) {
-        let before = self.shared.probe.stats(remora_testkit::mesh::topology::PHP);
+        let before = self.shared.probe.stats(topology::PHP);
+        let health = self.shared.probe.health();
         {
             let mut canvas = self.shared.canvas();
             step.clone_into(&mut canvas.step);
             canvas.phase.clear();
             canvas.since = Instant::now();
             canvas.before = before.unwrap_or_default();
+            canvas.health_before = health.unwrap_or_default();
         }
         if !self.shared.is_terminal {
             say(step);
@@ -130,18 +135,20 @@ impl Shared {
     }
 
     fn table(&self) -> Vec<String> {
-        let (since, before) = {
+        let (since, before, health_before) = {
             let canvas = self.canvas();
-            (canvas.since, canvas.before.clone())
+            (
+                canvas.since,
+                canvas.before.clone(),
+                canvas.health_before.clone(),
+            )
         };
         let facts = Facts {
             samples: self.load.since(since),
             before,
-            now: self
-                .probe
-                .stats(remora_testkit::mesh::topology::PHP)
-                .unwrap_or_default(),
-            ejected: self.probe.ejected("sms").unwrap_or_default(),
+            now: self.probe.stats(topology::PHP).unwrap_or_default(),
+            health_before,
+            health: self.probe.health().unwrap_or_default(),
         };
         table::lines(&facts, &self.probe)
     }

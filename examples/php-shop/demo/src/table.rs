@@ -3,11 +3,8 @@
 //!
 //! A function of values: samples, two sets of statistics, ejected addresses.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
-
 use crate::load::Sample;
-use crate::probe::{Probe, Stats, instances, versions};
+use crate::probe::{Health, Probe, Stats, instances, versions};
 use crate::tally::{Tally, millis, percent};
 
 /// What the table is made of.
@@ -19,12 +16,14 @@ pub(crate) struct Facts {
     pub(crate) before: Stats,
     /// The same now.
     pub(crate) now: Stats,
-    /// The addresses that it has ejected.
-    pub(crate) ejected: BTreeSet<Ipv4Addr>,
+    /// What it thought of the instances when the step began.
+    pub(crate) health_before: Health,
+    /// The same now.
+    pub(crate) health: Health,
 }
 
 const HEADING: &str =
-    "service  version  requests   share  success  retries  ejected  mirrored       p50       p99";
+    "service  version  requests   share  success  retries  ejections  mirrored       p50       p99";
 
 /// The table's lines.
 pub(crate) fn lines(facts: &Facts, probe: &Probe) -> Vec<String> {
@@ -55,12 +54,7 @@ fn version_line(
         .iter()
         .filter(|call| call.service == service && call.version.as_deref() == Some(version));
     let own = Tally::of(own);
-    let hosts = instances(service, version);
-    let ejected = hosts
-        .iter()
-        .filter_map(|host| probe.address(host).ok())
-        .filter(|address| facts.ejected.contains(address));
-    let ejected = format!("{}/{}", ejected.count(), hosts.len());
+    let ejected = ejections(facts, probe, &instances(service, version));
     let share = format!("{:.1} %", percent(own.requests, of_service.requests));
     row(
         service,
@@ -70,6 +64,21 @@ fn version_line(
         &ejected,
         &Deltas::of(facts, service, subset),
     )
+}
+
+/// How often the instances were ejected since the step began, and how many are out now.
+fn ejections(facts: &Facts, probe: &Probe, hosts: &[&str]) -> String {
+    let (mut times, mut out) = (0, 0);
+    for address in hosts.iter().filter_map(|host| probe.address(host).ok()) {
+        let of = |health: &Health| health.ejections.get(&address).copied().unwrap_or_default();
+        times += of(&facts.health).saturating_sub(of(&facts.health_before));
+        out += u64::from(facts.health.ejected.contains(&address));
+    }
+    if out > 0 {
+        format!("{times} ({out} out)")
+    } else {
+        times.to_string()
+    }
 }
 
 /// What no version answered, and what the proxy did before it chose one.
@@ -101,7 +110,7 @@ impl Deltas {
         };
         Self {
             retries: since("upstream_rq_retry"),
-            mirrored: since("upstream_rq_mirror_total"),
+            mirrored: since("mirror_rq_total"),
         }
     }
 }
@@ -122,7 +131,7 @@ fn row(
     }
     let Deltas { retries, mirrored } = deltas;
     format!(
-        "{service:<8} {version:<7} {:>9} {share:>7} {success:>8} {retries:>8} {ejected:>8} \
+        "{service:<8} {version:<7} {:>9} {share:>7} {success:>8} {retries:>8} {ejected:>10} \
          {mirrored:>9} {p50:>9} {p99:>9}",
         calls.requests
     )

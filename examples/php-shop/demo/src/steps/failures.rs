@@ -37,7 +37,7 @@ pub(super) fn play(stage: &mut Stage, checks: &mut Checks) -> anyhow::Result<()>
     stage.mesh.admin(FAILING, "/admin/fail?status=503")?;
     let both = BTreeSet::from([stage.probe.address(KILLED)?, stage.probe.address(FAILING)?]);
     let (_, took) = stage.until("both to be ejected", EJECTED_WITHIN, || {
-        let ejected = stage.probe.ejected("sms")?;
+        let ejected = stage.probe.health()?.ejected;
         if !ejected.is_superset(&both) {
             bail!("ejected so far: {ejected:?}");
         }
@@ -70,7 +70,7 @@ pub(super) fn play(stage: &mut Stage, checks: &mut Checks) -> anyhow::Result<()>
     stage.mesh.admin(FAILING, "/admin/heal")?;
     let well_again = Instant::now();
     let (_, took) = stage.until("both to be back and to answer", BACK_WITHIN, || {
-        let ejected = stage.probe.ejected("sms")?;
+        let ejected = stage.probe.health()?.ejected;
         let answering = stage.tally("sms", well_again).instances;
         let all = [KILLED, FAILING]
             .iter()

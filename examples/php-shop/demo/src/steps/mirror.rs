@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::ensure;
+
 use super::{RATE, VISITS, no_failures};
 use crate::report::Checks;
 use crate::stage::Stage;
@@ -58,7 +60,21 @@ pub(super) fn play(stage: &mut Stage, checks: &mut Checks) -> anyhow::Result<()>
     stage.load.pause()?;
     let calls = stage.load.since(began);
     let asked = Tally::of_service(&calls, "sms");
-    let copies = Copies::since(stage, &before)?;
+    // A copy is counted when it ends.
+    let ended = stage.until("the last copies to end", Duration::from_secs(5), || {
+        let copies = Copies::since(stage, &before)?;
+        let all = copies.sent + copies.dropped;
+        ensure!(
+            all >= asked.requests,
+            "{all} of {} copies ended",
+            asked.requests
+        );
+        Ok(copies)
+    });
+    let copies = match ended {
+        Ok((copies, _)) => copies,
+        Err(_) => Copies::since(stage, &before)?,
+    };
     checks.add(
         "requests sent = mirrored + dropped",
         asked.requests.to_string(),
@@ -90,8 +106,8 @@ impl Copies {
         let now = stage.stats()?;
         let delta = |name: &str| now.outbound_all("sms", name) - before.outbound_all("sms", name);
         Ok(Self {
-            sent: delta("upstream_rq_mirror_total"),
-            dropped: delta("upstream_rq_mirror_dropped"),
+            sent: delta("mirror_rq_total"),
+            dropped: delta("mirror_rq_dropped"),
         })
     }
 }
