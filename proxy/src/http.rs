@@ -55,12 +55,27 @@ pub async fn serve(
     first: BytesMut,
     dialled: Option<PreDialled>,
 ) {
-    let Connection { stream, record, original_dst, drain, protocol, .. } = connection;
+    let Connection {
+        stream,
+        record,
+        original_dst,
+        drain,
+        protocol,
+        ..
+    } = connection;
     let stats = worker.http_stats(&hcm.stat_prefix);
     let _active = stats.on_connection();
     let codec = hcm.codec;
     let dialled = RefCell::new(dialled);
-    let cx = Context { worker, hcm, connection: record, original_dst, dialled, stats, drain };
+    let cx = Context {
+        worker,
+        hcm,
+        connection: record,
+        original_dst,
+        dialled,
+        stats,
+        drain,
+    };
     match is_http2(codec, protocol, &stream, first).await {
         Some((true, first)) => serve_h2::serve(Rc::new(cx), stream, first).await,
         Some((false, first)) => serve_http1(&cx, &stream, first).await,
@@ -69,8 +84,13 @@ pub async fn serve(
 }
 
 async fn serve_http1(cx: &Context, stream: &Stream, first: BytesMut) {
-    let Some((tunnel, first)) = serve_h1::serve(cx, stream, first).await else { return };
-    let limits = RelayLimits { idle: cx.hcm.timeouts.stream_idle, max_duration: None };
+    let Some((tunnel, first)) = serve_h1::serve(cx, stream, first).await else {
+        return;
+    };
+    let limits = RelayLimits {
+        idle: cx.hcm.timeouts.stream_idle,
+        max_duration: None,
+    };
     let up = &tunnel.upstream;
     let end = relay(stream, first, &up.stream, tunnel.first, limits, &cx.drain).await;
     if let Some(log) = tunnel.pending_log {

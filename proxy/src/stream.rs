@@ -209,6 +209,16 @@ impl Stream {
         !matches!(self.peek(), Err(error) if would_block(&error))
     }
 
+    /// Whether the peer has ended the connection and nothing that it sent is left unread. One
+    /// system call.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match self.peek() {
+            Ok(waiting) => waiting == 0,
+            Err(error) => !would_block(&error),
+        }
+    }
+
     /// The peer's address. A system call.
     ///
     /// # Errors

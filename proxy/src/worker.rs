@@ -34,7 +34,7 @@ pub struct Worker {
     /// Access logs on their way to the writer.
     pub logs: LogBuffers,
     live: RefCell<Subscription<Live>>,
-    http_stats: RefCell<FxHashMap<Arc<str>, std::rc::Weak<HttpStats>>>,
+    http_stats: RefCell<FxHashMap<Arc<str>, Rc<HttpStats>>>,
     mirrors: Cell<usize>,
 }
 
@@ -43,14 +43,13 @@ pub struct Worker {
 /// limits are usually met first.
 pub const MAX_MIRRORS: usize = 512;
 
+/// Statistics prefixes kept without a connection: more than the listeners of a large mesh, and a
+/// bound for a control plane that makes up new ones without end.
+pub const MAX_IDLE_PREFIXES: usize = 4096;
+
 impl Worker {
     /// Makes a worker out of the seat it was given.
-    pub fn new(
-        id: usize,
-        shared: Arc<Shared>,
-        live: Subscription<Live>,
-        logs: LogBuffers,
-    ) -> Self {
+    pub fn new(id: usize, shared: Arc<Shared>, live: Subscription<Live>, logs: LogBuffers) -> Self {
         let seed = fastrand::u64(..);
         Self {
             id,
@@ -68,6 +67,11 @@ impl Worker {
         look(self.live.borrow_mut().current())
     }
 
+    /// Another handle on the configuration, to wait for the next one.
+    pub fn subscribe(&self) -> Subscription<Live> {
+        self.live.borrow().clone()
+    }
+
     /// The live cluster of a slot.
     pub fn cluster(&self, slot: &ClusterSlot) -> Lookup<Arc<Cluster>> {
         self.with_live(|live| match live.cluster(slot) {
@@ -77,15 +81,19 @@ impl Worker {
         })
     }
 
-    /// The statistics of a connection manager's prefix; kept while a connection uses them.
+    /// The statistics of a connection manager's prefix. They are kept when the last connection
+    /// ends, so that counters never fall; prefixes that no connection uses are let go of only
+    /// once there are more than [`MAX_IDLE_PREFIXES`].
     pub fn http_stats(&self, prefix: &Arc<str>) -> Rc<HttpStats> {
         let mut table = self.http_stats.borrow_mut();
-        if let Some(stats) = table.get(prefix).and_then(std::rc::Weak::upgrade) {
-            return stats;
+        if let Some(stats) = table.get(prefix) {
+            return Rc::clone(stats);
         }
-        table.retain(|_, stats| stats.strong_count() > 0);
+        if table.len() >= MAX_IDLE_PREFIXES {
+            table.retain(|_, stats| Rc::strong_count(stats) > 1);
+        }
         let stats = Rc::new(HttpStats::bind(&self.shared.metrics, prefix));
-        table.insert(Arc::clone(prefix), Rc::downgrade(&stats));
+        table.insert(Arc::clone(prefix), Rc::clone(&stats));
         stats
     }
 

@@ -126,7 +126,9 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         let stats = Rc::clone(&self.stats);
         let mut budget = Budget::new(self.plan.retry.map(|policy| &**policy), limits, &stats);
         if body.is_empty() {
-            self.bounds.deadlines.on_request_complete(self.exchange.cx.worker.now());
+            self.bounds
+                .deadlines
+                .on_request_complete(self.exchange.cx.worker.now());
             self.mirror(body, false);
         }
         let mut number = 0;
@@ -134,11 +136,17 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
             number += 1;
             self.begin(number);
             let outcome = self.once(body, out, &mut budget).await;
-            self.mirror(body, !matches!(outcome, Ok(Outcome::Retry | Outcome::Stale)));
+            self.mirror(
+                body,
+                !matches!(outcome, Ok(Outcome::Retry | Outcome::Stale)),
+            );
             match outcome? {
                 Outcome::Done => return Ok(None),
                 Outcome::Tunnel(tunnel) => {
-                    return Ok(Some(Tunnel { permit: Some(permit), ..*tunnel }));
+                    return Ok(Some(Tunnel {
+                        permit: Some(permit),
+                        ..*tunnel
+                    }));
                 }
                 Outcome::Retry => self.back_off(budget.made(), out).await?,
                 Outcome::Stale => self.stale_left -= 1,
@@ -195,7 +203,11 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
             match answer {
                 Ok(Answer::Head(parsed)) => {
                     self.on_answered(&parsed.head);
-                    let lost = if is_lost.get() { Body::Lost } else { Body::Replayable };
+                    let lost = if is_lost.get() {
+                        Body::Lost
+                    } else {
+                        Body::Replayable
+                    };
                     match budget.on_answer(&parsed.head, lost) {
                         Verdict::Retry => {
                             drain_now(&mut reader);
@@ -239,24 +251,28 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
             Some(policy) => PickContext::retry(&self.tried, policy.host_selection_attempts),
             None => PickContext::retry(&[], 0),
         };
-        let dialled = exchange.cx.dialled.take().filter(|dialled| {
-            self.tried.is_empty() && dialled.cluster.name() == cluster.name()
-        });
+        let dialled =
+            exchange.cx.dialled.take().filter(|dialled| {
+                self.tried.is_empty() && dialled.cluster.name() == cluster.name()
+            });
         let host = match &dialled {
             Some(dialled) => Arc::clone(dialled.host()),
             None => {
-                let request = PickRequest { original_dst: exchange.cx.original_dst, context };
+                let request = PickRequest {
+                    original_dst: exchange.cx.original_dst,
+                    context,
+                };
                 upstream::pick(local, cluster, &request).map_err(UpstreamError::unsent)?
             }
         };
         exchange.summary.upstream_host = Some(Arc::clone(&host));
         self.tried.push(Arc::clone(&host));
         let rewrite = &self.plan.forward.rewrite;
-        if matches!(rewrite.host, Some(HostRewrite::EndpointName)) {
-            if let Some(name) = upstream::hostname(local, cluster, &host) {
-                let name = Bytes::copy_from_slice(name.as_bytes());
-                headers::rewrite_host(&mut exchange.head, name, rewrite.append_forwarded_host);
-            }
+        if matches!(rewrite.host, Some(HostRewrite::EndpointName))
+            && let Some(name) = upstream::hostname(local, cluster, &host)
+        {
+            let name = Bytes::copy_from_slice(name.as_bytes());
+            headers::rewrite_host(&mut exchange.head, name, rewrite.append_forwarded_host);
         }
         let protocol = match cluster.policy().protocol {
             UpstreamProtocol::Http1 => Protocol::Http1,
@@ -311,7 +327,9 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
                 Ok(Some(Ok(ResponseEvent::Final(parsed)))) => return Ok(Answer::Head(parsed)),
                 Ok(Some(Ok(ResponseEvent::Upgraded(head)))) => return Ok(Answer::Upgraded(head)),
                 Ok(Some(Ok(ResponseEvent::Informational(head)))) => {
-                    self.bounds.deadlines.on_activity(self.exchange.cx.worker.now());
+                    self.bounds
+                        .deadlines
+                        .on_activity(self.exchange.cx.worker.now());
                     out.informational(&head).await.map_err(Stop::from)?;
                 }
                 Ok(Some(Err(error))) => {
@@ -342,12 +360,20 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
     ) -> Result<Outcome, Stop> {
         self.stats.rq_per_try_timeout.increment();
         self.report(HostOutcome::LocalOriginFailure(LocalOriginFailure::Timeout));
-        let body = if is_lost.get() { Body::Lost } else { Body::Replayable };
+        let body = if is_lost.get() {
+            Body::Lost
+        } else {
+            Body::Replayable
+        };
         match budget.on_failure(RetryClass::Timeout, body) {
             Verdict::Retry => Ok(Outcome::Retry),
             Verdict::Pass(flags) => {
                 let reply = Reply::per_try_timeout();
-                Err(Reply { flags: reply.flags.union(flags), ..reply }.into())
+                Err(Reply {
+                    flags: reply.flags.union(flags),
+                    ..reply
+                }
+                .into())
             }
         }
     }
@@ -359,7 +385,11 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         is_lost: &Cell<bool>,
         budget: &mut Budget<'_>,
     ) -> Result<Outcome, Stop> {
-        let body = if is_lost.get() { Body::Lost } else { Body::Replayable };
+        let body = if is_lost.get() {
+            Body::Lost
+        } else {
+            Body::Replayable
+        };
         let may_repeat = error.sent == Sent::Nothing || self.exchange.head.method.is_idempotent();
         if error.is_keep_alive_race()
             && may_repeat
@@ -387,7 +417,9 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
     /// Tells the balancer how the host did.
     fn report(&self, outcome: HostOutcome) {
         if let Some(host) = &self.exchange.summary.upstream_host {
-            self.plan.cluster.on_outcome(&self.exchange.cx.worker.upstream, host, outcome);
+            self.plan
+                .cluster
+                .on_outcome(&self.exchange.cx.worker.upstream, host, outcome);
         }
     }
 
@@ -399,7 +431,9 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         self.bounds.deadlines.on_activity(now);
         self.exchange.summary.response_duration = Some(took);
         self.stats.count_status(head.status);
-        self.stats.rq_time.record(now - self.bounds.deadlines.attempt_began());
+        self.stats
+            .rq_time
+            .record(now - self.bounds.deadlines.attempt_began());
         self.report(HostOutcome::Status(status_for_health(head)));
     }
 
@@ -414,13 +448,16 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
     where
         F: Future<Output = Result<(), UploadError>>,
     {
-        let ParsedResponse { mut head, framing, .. } = parsed;
+        let ParsedResponse {
+            mut head, framing, ..
+        } = parsed;
         let exchange = &mut *self.exchange;
         if !exchange.cx.hcm.headers.suppress_envoy_headers {
             let took = exchange.cx.worker.now() - self.bounds.deadlines.attempt_began();
             let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
             let value = HeaderValue::from_number(millis);
-            head.headers.insert(HeaderName::X_ENVOY_UPSTREAM_SERVICE_TIME, value);
+            head.headers
+                .insert(HeaderName::X_ENVOY_UPSTREAM_SERVICE_TIME, value);
         }
         if self.plan.host.attempt_count_in_response {
             headers::set_attempt_count(&mut head.headers, exchange.summary.attempts);
@@ -464,7 +501,9 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
                     upload.beside(self.bounds, wait).await.map_err(broken)??
                 }
             };
-            self.bounds.deadlines.on_activity(self.exchange.cx.worker.now());
+            self.bounds
+                .deadlines
+                .on_activity(self.exchange.cx.worker.now());
             match frame.map_err(|error| self.on_cut(&error))? {
                 Some(Frame::Data(data)) => {
                     self.exchange.summary.bytes_sent += data.len() as u64;
@@ -475,7 +514,9 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
                 None => break,
             }
         }
-        let finished = upload.beside(self.bounds, out.finish(trailers.as_ref())).await;
+        let finished = upload
+            .beside(self.bounds, out.finish(trailers.as_ref()))
+            .await;
         self.exchange.trailers = trailers;
         finished.map_err(broken)??;
         Ok(())
@@ -504,24 +545,39 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         self.on_answered(&head);
         let asked = self.exchange.upgrade.clone().unwrap_or_default();
         // What the upstream chose; its field goes with the other hop-by-hop ones.
-        let chosen = head.headers.get(&HeaderName::UPGRADE).cloned().unwrap_or(asked);
-        self.exchange.edit_response(&mut head, Some(&self.plan.edits));
+        let chosen = head
+            .headers
+            .get(&HeaderName::UPGRADE)
+            .cloned()
+            .unwrap_or(asked);
+        self.exchange
+            .edit_response(&mut head, Some(&self.plan.edits));
         self.exchange.summary.status = Some(head.status.get());
         self.exchange.summary.details = Some("via_upstream".into());
         let switched = out.switch(&head, &chosen).await;
         self.exchange.response = Some(head);
         match (switched?, lease.into_tunnel()) {
             (true, Some((upstream, first))) => {
-                let tunnel = Tunnel { upstream, first, pending_log: None, permit: None };
+                let tunnel = Tunnel {
+                    upstream,
+                    first,
+                    pending_log: None,
+                    permit: None,
+                };
                 Ok(Outcome::Tunnel(Box::new(tunnel)))
             }
-            _ => Err(Stop::Broken(Flags::UPSTREAM_PROTOCOL_ERROR, "upstream_protocol_error")),
+            _ => Err(Stop::Broken(
+                Flags::UPSTREAM_PROTOCOL_ERROR,
+                "upstream_protocol_error",
+            )),
         }
     }
 
     /// Waits before a retry.
     async fn back_off(&mut self, retry: u32, out: &mut Responder<'_>) -> Result<(), Stop> {
-        let Some(policy) = self.plan.retry else { return Ok(()) };
+        let Some(policy) = self.plan.retry else {
+            return Ok(());
+        };
         let wait = retry::backoff(policy.backoff, retry, self.exchange.cx.worker.random());
         tokio::select! {
             biased;
@@ -586,7 +642,11 @@ fn failed(error: &UpstreamError, flags: Flags) -> Stop {
 
 /// What an answer says of its host's health: for gRPC the status that its code stands for.
 fn status_for_health(head: &ResponseHead) -> u16 {
-    match head.headers.get(&HeaderName::GRPC_STATUS).map(|code| &**code) {
+    match head
+        .headers
+        .get(&HeaderName::GRPC_STATUS)
+        .map(|code| &**code)
+    {
         Some(b"2" | b"12" | b"13" | b"15") => 500,
         Some(b"14") => 503,
         Some(b"4") => 504,
@@ -614,7 +674,8 @@ mod tests {
     fn grpc_codes_stand_for_statuses() {
         for (code, expected) in [("0", 200), ("14", 503), ("4", 504), ("13", 500), ("5", 200)] {
             let mut head = ResponseHead::local(StatusCode::OK);
-            head.headers.insert(HeaderName::GRPC_STATUS, HeaderValue::from_static(code));
+            head.headers
+                .insert(HeaderName::GRPC_STATUS, HeaderValue::from_static(code));
             assert_eq!(status_for_health(&head), expected, "{code}");
         }
     }

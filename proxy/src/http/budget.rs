@@ -51,12 +51,21 @@ impl<'a> Budget<'a> {
         stats: &'a ClusterStats,
     ) -> Self {
         let left = policy.map_or(0, |policy| policy.retries);
-        Self { policy, limits, stats, left, made: 0, permit: None }
+        Self {
+            policy,
+            limits,
+            stats,
+            left,
+            made: 0,
+            permit: None,
+        }
     }
 
     /// Judges an answer.
     pub fn on_answer(&mut self, head: &ResponseHead, body: Body) -> Verdict {
-        let wanted = self.policy.is_some_and(|policy| retry::is_answer_retriable(policy, head));
+        let wanted = self
+            .policy
+            .is_some_and(|policy| retry::is_answer_retriable(policy, head));
         if !wanted && self.made > 0 && head.status.get() < 500 {
             self.stats.rq_retry_success.increment();
         }
@@ -65,7 +74,9 @@ impl<'a> Budget<'a> {
 
     /// Judges a failure.
     pub fn on_failure(&mut self, class: RetryClass, body: Body) -> Verdict {
-        let wanted = self.policy.is_some_and(|policy| retry::is_failure_retriable(policy, class));
+        let wanted = self
+            .policy
+            .is_some_and(|policy| retry::is_failure_retriable(policy, class));
         self.claim(wanted, body)
     }
 

@@ -80,7 +80,9 @@ impl Deadlines {
         self.last_activity = now;
         if !self.is_request_complete {
             self.is_request_complete = true;
-            self.overall_at = self.overall.map_or(Instant::FAR_FUTURE, |overall| now + overall);
+            self.overall_at = self
+                .overall
+                .map_or(Instant::FAR_FUTURE, |overall| now + overall);
         }
         self.start_per_try(now);
     }
@@ -95,7 +97,9 @@ impl Deadlines {
     }
 
     fn start_per_try(&mut self, now: Instant) {
-        self.per_try_at = self.per_try.map_or(Instant::FAR_FUTURE, |per_try| now + per_try);
+        self.per_try_at = self
+            .per_try
+            .map_or(Instant::FAR_FUTURE, |per_try| now + per_try);
     }
 
     /// The answer has begun: attempts are over.
@@ -120,7 +124,9 @@ impl Deadlines {
 
     /// The first deadline.
     pub fn next(&self) -> (Instant, Expired) {
-        let idle = self.idle.map_or(Instant::FAR_FUTURE, |idle| self.last_activity + idle);
+        let idle = self
+            .idle
+            .map_or(Instant::FAR_FUTURE, |idle| self.last_activity + idle);
         let all = [
             (self.overall_at, Expired::Overall),
             (self.per_try_at, Expired::PerTry),
@@ -140,13 +146,21 @@ impl Deadlines {
 /// The overall bound of a request: the route's, or what its peer asked for in `grpc-timeout`
 /// where the route honours that.
 pub fn overall_timeout(timeouts: &RouteTimeouts, head: &RequestHead) -> Option<Duration> {
-    let Some(longest) = timeouts.grpc_max else { return timeouts.overall };
-    let Some(asked) = head.headers.get(&HeaderName::GRPC_TIMEOUT).and_then(|v| grpc_timeout(v))
+    let Some(longest) = timeouts.grpc_max else {
+        return timeouts.overall;
+    };
+    let Some(asked) = head
+        .headers
+        .get(&HeaderName::GRPC_TIMEOUT)
+        .and_then(|v| grpc_timeout(v))
     else {
         return timeouts.overall;
     };
     let offset = timeouts.grpc_offset.unwrap_or_default();
-    let asked = asked.checked_sub(offset).filter(|left| !left.is_zero()).unwrap_or(asked);
+    let asked = asked
+        .checked_sub(offset)
+        .filter(|left| !left.is_zero())
+        .unwrap_or(asked);
     Some(longest.map_or(asked, |longest| asked.min(longest)))
 }
 
@@ -200,7 +214,11 @@ mod tests {
         let mut deadlines = Deadlines::unrouted(Some(300 * S), start);
         deadlines.route(&RouteTimeouts::DEFAULT, Some(15 * S), Some(2 * S), start);
         deadlines.on_attempt(start);
-        assert_eq!(deadlines.next(), (start + 300 * S, Expired::Idle), "a stalled upload");
+        assert_eq!(
+            deadlines.next(),
+            (start + 300 * S, Expired::Idle),
+            "a stalled upload"
+        );
         deadlines.on_request_complete(start + 100 * S);
         assert_eq!(deadlines.next(), (start + 102 * S, Expired::PerTry));
         deadlines.on_attempt(start + 102 * S);

@@ -77,12 +77,12 @@ pub struct H1Body<'c> {
 
 impl<'c> H1Body<'c> {
     /// The body that follows a head; `buf` holds what was read beyond the head.
-    pub fn new(
-        stream: &'c Stream,
-        buf: &'c mut BytesMut,
-        decoder: &'c mut BodyDecoder,
-    ) -> Self {
-        Self { stream, buf, decoder }
+    pub fn new(stream: &'c Stream, buf: &'c mut BytesMut, decoder: &'c mut BodyDecoder) -> Self {
+        Self {
+            stream,
+            buf,
+            decoder,
+        }
     }
 
     /// *Cancel safety*: safe; what was read stays in the connection's buffer.
@@ -163,7 +163,15 @@ impl<'c> H1Responder<'c> {
         asked: Asked,
         persistence: Persistence,
     ) -> Self {
-        Self { stream, out, peer, asked, persistence, framing: None, sent: 0 }
+        Self {
+            stream,
+            out,
+            peer,
+            asked,
+            persistence,
+            framing: None,
+            sent: 0,
+        }
     }
 
     /// Whether the connection may carry another request after this response.
@@ -173,7 +181,8 @@ impl<'c> H1Responder<'c> {
 
     /// Whether the response was written to its end in a way that lets the peer know it.
     pub fn is_self_delimited(&self) -> bool {
-        self.framing.is_some_and(|framing| framing != BodyFraming::UntilClose)
+        self.framing
+            .is_some_and(|framing| framing != BodyFraming::UntilClose)
     }
 
     fn head(
@@ -218,14 +227,20 @@ impl<'c> H1Responder<'c> {
         if is_chunked {
             self.out.extend_from_slice(b"\r\n");
         }
-        if self.out.len() >= GATHER { self.flush().await } else { Ok(()) }
+        if self.out.len() >= GATHER {
+            self.flush().await
+        } else {
+            Ok(())
+        }
     }
 
     async fn finish(&mut self, trailers: Option<&HeaderMap>) -> Result<(), DownstreamError> {
         match self.framing {
             Some(BodyFraming::Chunked) => encode_last_chunk(trailers, self.out),
             // A short body must not look like a whole one.
-            Some(BodyFraming::Length(length)) if self.asked != Asked::Head && self.sent < length => {
+            Some(BodyFraming::Length(length))
+                if self.asked != Asked::Head && self.sent < length =>
+            {
                 self.persistence = Persistence::Close;
                 self.flush().await?;
                 return Err(DownstreamError::Gone);
@@ -247,7 +262,7 @@ impl<'c> H1Responder<'c> {
     /// the watch, since nobody can look behind them.
     async fn closed(&self) {
         match self.stream.readable().await {
-            Ok(()) if !self.stream.peek_closed() => std::future::pending().await,
+            Ok(()) if !self.stream.has_ended() => std::future::pending().await,
             Ok(()) | Err(_) => {}
         }
     }
@@ -256,7 +271,12 @@ impl<'c> H1Responder<'c> {
 impl H2Responder {
     /// A responder for a stream.
     pub const fn new(respond: h2::server::SendResponse<Bytes>) -> Self {
-        Self { respond, body: None, is_started: false, is_ended: false }
+        Self {
+            respond,
+            body: None,
+            is_started: false,
+            is_ended: false,
+        }
     }
 
     fn head(&mut self, head: &ResponseHead, is_end: bool) -> Result<(), DownstreamError> {

@@ -122,7 +122,9 @@ pub async fn exchange<'c>(
     let tunnel = match served {
         Ok(tunnel) => tunnel,
         Err(stop) => {
-            exchange.end(stop, body.is_received(), out, &mut bounds).await;
+            exchange
+                .end(stop, body.is_received(), out, &mut bounds)
+                .await;
             None
         }
     };
@@ -130,7 +132,10 @@ pub async fn exchange<'c>(
         None => exchange.account(body.received()),
         Some(tunnel) => {
             let pending = exchange.into_pending();
-            return Some(Tunnel { pending_log: Some(pending), ..tunnel });
+            return Some(Tunnel {
+                pending_log: Some(pending),
+                ..tunnel
+            });
         }
     }
     None
@@ -184,8 +189,10 @@ impl<'c> Exchange<'c> {
         let hcm = &self.cx.hcm;
         headers::normalize_path(&mut self.head, &hcm.path)?;
         let worker = &self.cx.worker;
-        headers::on_request(&mut self.head, &self.cx.connection, &hcm.headers, || worker.random());
-        let (table, host, route) = self.route()?;
+        headers::on_request(&mut self.head, &self.cx.connection, &hcm.headers, || {
+            worker.random()
+        });
+        let Routed { table, host, route } = self.route()?;
         self.summary.route = Some(Arc::clone(&route.name));
         let forward = match &route.action {
             Action::Forward(forward) => forward,
@@ -196,31 +203,44 @@ impl<'c> Exchange<'c> {
         };
         let choice = choose(&forward.target, worker.random());
         let cluster = self.cluster(choice.slot(), forward)?;
-        let edits = Edits { table: &table, host: &host, route: &route, choice: choice.edits() };
+        let edits = Edits {
+            table: &table,
+            host: &host,
+            route: &route,
+            choice: choice.edits(),
+        };
         self.prepare(forward, &choice, &edits, bounds);
         let retry = forward.retry.as_ref().or(host.retry.as_ref());
         if retry.is_some_and(|retry| retry.retries > 0) || !forward.mirrors.is_empty() {
             body.keep_from_start(Keep::UpTo(hcm.limits.max_replay));
         }
-        let plan = Plan { forward, cluster: &cluster, host: &host, retry, edits };
+        let plan = Plan {
+            forward,
+            cluster: &cluster,
+            host: &host,
+            retry,
+            edits,
+        };
         Attempts::new(self, &plan, bounds).run(body, out).await
     }
 
     /// The table, virtual host and route of the request.
-    fn route(&self) -> Result<(Arc<RouteTable>, Arc<VirtualHost>, Arc<Route>), Reply> {
+    fn route(&self) -> Result<Routed, Reply> {
         let table = match &self.cx.hcm.routes {
             Routes::Inline(table) => Arc::clone(table),
-            Routes::Named(name) => self.cx.worker.with_live(|live| {
-                match live.snapshot.route_table(name) {
-                    Lookup::Found(table) => Ok(Arc::clone(table)),
-                    Lookup::Missing | Lookup::Unresolved => Err(Reply::no_route()),
-                }
-            })?,
+            Routes::Named(name) => {
+                self.cx
+                    .worker
+                    .with_live(|live| match live.snapshot.route_table(name) {
+                        Lookup::Found(table) => Ok(Arc::clone(table)),
+                        Lookup::Missing | Lookup::Unresolved => Err(Reply::no_route()),
+                    })?
+            }
         };
         let found = table.route(&self.head, self.cx.worker.random());
         let (host, route) = found.ok_or_else(Reply::no_route)?;
         let (host, route) = (Arc::clone(host), Arc::clone(route));
-        Ok((table, host, route))
+        Ok(Routed { table, host, route })
     }
 
     fn cluster(&mut self, slot: &ClusterSlot, forward: &Forward) -> Result<Arc<Cluster>, Reply> {
@@ -244,18 +264,25 @@ impl<'c> Exchange<'c> {
         let overall = overall_timeout(&forward.timeouts, &self.head);
         let retry = forward.retry.as_ref().or(edits.host.retry.as_ref());
         let per_try = retry.and_then(|retry| retry.per_try);
-        bounds.deadlines.route(&forward.timeouts, overall, per_try, self.started);
+        bounds
+            .deadlines
+            .route(&forward.timeouts, overall, per_try, self.started);
         if !self.cx.hcm.headers.suppress_envoy_headers {
             set_expected_timeout(&mut self.head, per_try.or(overall));
         }
         headers::rewrite(&mut self.head, &forward.rewrite, &edits.route.matches.path);
-        if let Choice::Weighted(WeightedCluster { host_rewrite: Some(host), .. }) = choice {
+        if let Choice::Weighted(WeightedCluster {
+            host_rewrite: Some(host),
+            ..
+        }) = choice
+        {
             let append = forward.rewrite.append_forwarded_host;
             headers::rewrite_host(&mut self.head, host.as_bytes().clone(), append);
         }
-        self.upgrade = self.upgrade.take().filter(|offer| {
-            is_upgrade_allowed(offer, &self.cx.hcm.upgrades, &forward.upgrades)
-        });
+        self.upgrade = self
+            .upgrade
+            .take()
+            .filter(|offer| is_upgrade_allowed(offer, &self.cx.hcm.upgrades, &forward.upgrades));
         edits.each(|edits| &edits.request, |edits| self.edit_request(edits));
     }
 
@@ -279,19 +306,21 @@ impl<'c> Exchange<'c> {
                 |edits| {
                     if !edits.is_empty() {
                         let mut fields = head.headers.clone();
-                        let record = Record { response: Some(head), ..self.record() };
+                        let record = Record {
+                            response: Some(head),
+                            ..self.record()
+                        };
                         headers::apply(edits, &mut fields, &record);
                         head.headers = fields;
                     }
                 },
             );
         }
-        if self.cx.hcm.headers.request_id_in_response {
-            if let Some(id) = self.head.headers.get(&HeaderName::X_REQUEST_ID) {
-                if let Ok(id) = HeaderValue::from_bytes(id.clone()) {
-                    head.headers.insert(HeaderName::X_REQUEST_ID, id);
-                }
-            }
+        if self.cx.hcm.headers.request_id_in_response
+            && let Some(id) = self.head.headers.get(&HeaderName::X_REQUEST_ID)
+            && let Ok(id) = HeaderValue::from_bytes(id.clone())
+        {
+            head.headers.insert(HeaderName::X_REQUEST_ID, id);
         }
     }
 
@@ -328,7 +357,11 @@ impl<'c> Exchange<'c> {
         let reply = match stop {
             Stop::Reply(reply) => *reply,
             Stop::Gone => {
-                return self.stopped(Flags::DOWNSTREAM_CLOSED, "downstream_remote_disconnect", out);
+                return self.stopped(
+                    Flags::DOWNSTREAM_CLOSED,
+                    "downstream_remote_disconnect",
+                    out,
+                );
             }
             Stop::Broken(flags, details) => return self.stopped(flags, details, out),
             Stop::Refused(error) => {
@@ -363,7 +396,9 @@ impl<'c> Exchange<'c> {
         let summary = &mut self.summary;
         summary.flags = summary.flags.union(reply.flags);
         summary.details = Some(reply.details.clone());
-        summary.transport_failure.clone_from(&reply.transport_failure);
+        summary
+            .transport_failure
+            .clone_from(&reply.transport_failure);
         if out.is_started() {
             out.abort();
             return;
@@ -375,7 +410,11 @@ impl<'c> Exchange<'c> {
         let sent = self.send_reply(&head, framing, body, out).await;
         self.response = Some(head);
         if sent.is_err() {
-            self.stopped(Flags::DOWNSTREAM_CLOSED, "downstream_remote_disconnect", out);
+            self.stopped(
+                Flags::DOWNSTREAM_CLOSED,
+                "downstream_remote_disconnect",
+                out,
+            );
         }
     }
 
@@ -397,9 +436,14 @@ impl<'c> Exchange<'c> {
         let now = self.cx.worker.now();
         self.summary.duration = Some(now - self.started);
         self.summary.bytes_received = received;
-        self.cx.stats.on_end(self.summary.status, now - self.started);
+        self.cx
+            .stats
+            .on_end(self.summary.status, now - self.started);
         if !self.cx.hcm.access_logs.is_empty() {
-            self.cx.worker.logs.log(&self.cx.hcm.access_logs, &self.record());
+            self.cx
+                .worker
+                .logs
+                .log(&self.cx.hcm.access_logs, &self.record());
         }
     }
 
@@ -448,6 +492,13 @@ impl PendingLog {
     }
 }
 
+/// Where a request belongs.
+struct Routed {
+    table: Arc<RouteTable>,
+    host: Arc<VirtualHost>,
+    route: Arc<Route>,
+}
+
 /// Everything the attempts need to know.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'p> {
@@ -480,8 +531,12 @@ impl Edits<'_> {
         side: impl Fn(&MessageEdits) -> &HeaderEdits,
         mut apply: impl FnMut(&HeaderEdits),
     ) {
-        let levels =
-            [self.choice, Some(&self.route.edits), Some(&self.host.edits), Some(&self.table.edits)];
+        let levels = [
+            self.choice,
+            Some(&self.route.edits),
+            Some(&self.host.edits),
+            Some(&self.table.edits),
+        ];
         let mut visit = |level: &Option<&MessageEdits>| {
             if let Some(level) = level {
                 apply(side(level));
@@ -532,7 +587,8 @@ fn set_expected_timeout(head: &mut RequestHead, timeout: Option<std::time::Durat
     let Some(timeout) = timeout else { return };
     let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let value = HeaderValue::from_number(millis);
-    head.headers.insert(HeaderName::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
+    head.headers
+        .insert(HeaderName::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, value);
 }
 
 /// Whether an offer to upgrade is passed on. What a configuration names it decides; what nobody
@@ -542,12 +598,16 @@ fn is_upgrade_allowed(offer: &Bytes, manager: &[Upgrade], route: &[Upgrade]) -> 
     let offers = offer.split(|b| *b == b',').map(<[u8]>::trim_ascii);
     let is = |name: &[u8], wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
     for protocol in offers {
-        let is_tls = protocol.get(..3).is_some_and(|head| head.eq_ignore_ascii_case(b"tls"));
+        let is_tls = protocol
+            .get(..3)
+            .is_some_and(|head| head.eq_ignore_ascii_case(b"tls"));
         if is(protocol, "h2c") || is(protocol, "h2") || is_tls {
             return false;
         }
         let named = |list: &[Upgrade]| {
-            list.iter().find(|up| is(protocol, &up.protocol)).map(|up| up.enabled)
+            list.iter()
+                .find(|up| is(protocol, &up.protocol))
+                .map(|up| up.enabled)
         };
         if !named(route).or_else(|| named(manager)).unwrap_or(true) {
             return false;
@@ -572,7 +632,10 @@ mod tests {
 
     #[test]
     fn upgrades_pass_unless_forbidden_or_dangerous() {
-        let up = |protocol: &str, enabled| Upgrade { protocol: protocol.into(), enabled };
+        let up = |protocol: &str, enabled| Upgrade {
+            protocol: protocol.into(),
+            enabled,
+        };
         let manager = [up("websocket", true), up("spdy/3.1", false)];
         let table = [
             ("websocket", true),
@@ -585,9 +648,17 @@ mod tests {
         ];
         for (offer, expected) in table {
             let offer_ = Bytes::from_static(offer.as_bytes());
-            assert_eq!(is_upgrade_allowed(&offer_, &manager, &[]), expected, "{offer}");
+            assert_eq!(
+                is_upgrade_allowed(&offer_, &manager, &[]),
+                expected,
+                "{offer}"
+            );
         }
         let offer = Bytes::from_static(b"websocket");
-        assert!(!is_upgrade_allowed(&offer, &manager, &[up("websocket", false)]));
+        assert!(!is_upgrade_allowed(
+            &offer,
+            &manager,
+            &[up("websocket", false)]
+        ));
     }
 }

@@ -47,9 +47,19 @@ pub fn request(
         Some(path) => Bytes::copy_from_slice(path.as_str().as_bytes()),
         None => return Err(BadRequest("path is missing")),
     };
-    let scheme = parts.uri.scheme_str().and_then(|scheme| Scheme::parse(scheme.as_bytes()));
+    let scheme = parts
+        .uri
+        .scheme_str()
+        .and_then(|scheme| Scheme::parse(scheme.as_bytes()));
     let framing = framing(&headers, is_end)?;
-    let head = RequestHead { method, scheme, authority, path, version: Version::Http2, headers };
+    let head = RequestHead {
+        method,
+        scheme,
+        authority,
+        path,
+        version: Version::Http2,
+        headers,
+    };
     Ok((head, framing))
 }
 
@@ -191,7 +201,9 @@ pub async fn next_frame(stream: &mut h2::RecvStream) -> Result<Option<Frame>, h2
     }
     let trailers = poll_fn(|cx| stream.poll_trailers(cx)).await?;
     // Trailers that are not fit for HTTP/1 are dropped; they say nothing about framing here.
-    Ok(trailers.and_then(|fields| headers_from(&fields).ok()).map(Frame::Trailers))
+    Ok(trailers
+        .and_then(|fields| headers_from(&fields).ok())
+        .map(Frame::Trailers))
 }
 
 #[cfg(test)]
@@ -213,7 +225,10 @@ mod tests {
         let (head, framing) = request(parts(request_), true).expect("served");
         assert_eq!(&*head.authority, b"a.test");
         assert_eq!(&*head.path, b"/x?y");
-        assert_eq!(head.headers.get(&HeaderName::COOKIE).map(|v| &**v), Some(&b"a=1; b=2"[..]));
+        assert_eq!(
+            head.headers.get(&HeaderName::COOKIE).map(|v| &**v),
+            Some(&b"a=1; b=2"[..])
+        );
         assert!(!head.headers.contains(&HeaderName::HOST));
         assert_eq!(framing, BodyFraming::Empty);
     }

@@ -61,8 +61,12 @@ pub fn normalize_path(head: &mut RequestHead, policy: &PathPolicy) -> Result<(),
 }
 
 fn refused_path(error: BadPath) -> Reply {
-    Reply::new(StatusCode::BAD_REQUEST, Flags::DOWNSTREAM_PROTOCOL_ERROR, "path_normalization_failed")
-        .with_body(error.to_string())
+    Reply::new(
+        StatusCode::BAD_REQUEST,
+        Flags::DOWNSTREAM_PROTOCOL_ERROR,
+        "path_normalization_failed",
+    )
+    .with_body(error.to_string())
 }
 
 /// Edits a request as it comes in, before it is routed.
@@ -88,10 +92,10 @@ pub fn on_request(
     if policy.generate_request_id && (is_edge_id || !headers.contains(&HeaderName::X_REQUEST_ID)) {
         headers.insert(HeaderName::X_REQUEST_ID, request_id(random));
     }
-    if let Some(via) = &policy.via {
-        if let Ok(value) = HeaderValue::try_from(&**via) {
-            headers.append(HeaderName::VIA, value);
-        }
+    if let Some(via) = &policy.via
+        && let Ok(value) = HeaderValue::try_from(&**via)
+    {
+        headers.append(HeaderName::VIA, value);
     }
 }
 
@@ -195,7 +199,8 @@ fn rewrite_path(head: &mut RequestHead, rewrite: &PathRewrite, matched: &PathMat
         return;
     }
     if let Ok(original) = HeaderValue::from_bytes(head.path.clone()) {
-        head.headers.insert(HeaderName::X_ENVOY_ORIGINAL_PATH, original);
+        head.headers
+            .insert(HeaderName::X_ENVOY_ORIGINAL_PATH, original);
     }
     head.path = path.freeze();
 }
@@ -207,9 +212,11 @@ pub fn rewrite_host(head: &mut RequestHead, host: Bytes, append_forwarded: bool)
     }
     if let Ok(original) = HeaderValue::from_bytes(head.authority.clone()) {
         if append_forwarded {
-            head.headers.append(HeaderName::X_FORWARDED_HOST, original.clone());
+            head.headers
+                .append(HeaderName::X_FORWARDED_HOST, original.clone());
         }
-        head.headers.insert(HeaderName::X_ENVOY_ORIGINAL_HOST, original);
+        head.headers
+            .insert(HeaderName::X_ENVOY_ORIGINAL_HOST, original);
     }
     head.authority = host;
 }
@@ -230,10 +237,8 @@ pub fn on_response(head: &mut ResponseHead, policy: &HeaderPolicy, date: HeaderV
         ServerHeader::AppendIfAbsent => !has_server,
         ServerHeader::PassThrough => false,
     };
-    if sets_server {
-        if let Ok(name) = HeaderValue::try_from(&*policy.server_name) {
-            headers.insert(HeaderName::SERVER, name);
-        }
+    if sets_server && let Ok(name) = HeaderValue::try_from(&*policy.server_name) {
+        headers.insert(HeaderName::SERVER, name);
     }
     if !headers.contains(&HeaderName::DATE) {
         headers.insert(HeaderName::DATE, date);
@@ -263,7 +268,9 @@ fn apply_one(set: &HeaderSet, headers: &mut remora_http::HeaderMap, record: &Rec
         return;
     }
     // A value that would break the head is left out; parts of it may come from a peer.
-    let Ok(value) = HeaderValue::from_bytes(text.freeze()) else { return };
+    let Ok(value) = HeaderValue::from_bytes(text.freeze()) else {
+        return;
+    };
     if replaces {
         headers.insert(set.name.clone(), value);
     } else {

@@ -21,8 +21,7 @@ use super::exchange::Context;
 use super::replay::Replay;
 use crate::frame::Frame;
 use crate::upstream::{
-    self, Cluster, Failure, LeaseRequest, PickRequest, Protocol, RequestStart, Reuse,
-    UpstreamError,
+    self, Cluster, Failure, LeaseRequest, PickRequest, Protocol, RequestStart, Reuse, UpstreamError,
 };
 use crate::worker::{MirrorPlace, Worker};
 
@@ -43,7 +42,9 @@ pub fn send(
         return;
     };
     let stats = worker.upstream.stats(&cluster);
-    let frames = body.whole().map(|frames| frames.cloned().collect::<Vec<_>>());
+    let frames = body
+        .whole()
+        .map(|frames| frames.cloned().collect::<Vec<_>>());
     let (Some(frames), Some(place)) = (frames, worker.mirror_place()) else {
         stats.mirror_dropped.increment();
         return;
@@ -71,7 +72,10 @@ fn shadow(head: &RequestHead, cx: &Context) -> RequestHead {
     authority.extend_from_slice(copy.authority.get(host.len()..).unwrap_or_default());
     copy.authority = authority.freeze();
     let headers = &mut copy.headers;
-    headers.insert(HeaderName::X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    headers.insert(
+        HeaderName::X_ENVOY_INTERNAL,
+        HeaderValue::from_static("true"),
+    );
     let mut list = BytesMut::new();
     if let Some(before) = headers.get(&HeaderName::X_FORWARDED_FOR) {
         list.extend_from_slice(before);
@@ -117,9 +121,14 @@ impl Copy {
         let local = &self.worker.upstream;
         let cluster = &self.cluster;
         let limits = cluster.limits().of(Priority::Default);
-        let _permit = limits.try_request().map_err(|over| UpstreamError::unsent(over.into()))?;
+        let _permit = limits
+            .try_request()
+            .map_err(|over| UpstreamError::unsent(over.into()))?;
         let context = PickContext::first();
-        let request = PickRequest { original_dst: self.original_dst, context };
+        let request = PickRequest {
+            original_dst: self.original_dst,
+            context,
+        };
         let host = upstream::pick(local, cluster, &request).map_err(UpstreamError::unsent)?;
         let protocol = match cluster.policy().protocol {
             UpstreamProtocol::Http2(_) => Protocol::Http2,
@@ -153,7 +162,10 @@ impl Copy {
     /// Sends the copy and reads the answer to its end, so that the connection can be kept.
     async fn exchange(&self, mut lease: upstream::Lease) -> Result<u16, UpstreamError> {
         let (mut writer, mut reader) = lease.split();
-        let start = RequestStart { framing: self.framing, upgrade: None };
+        let start = RequestStart {
+            framing: self.framing,
+            upgrade: None,
+        };
         writer.send_head(&self.head, &start).await?;
         let mut trailers = None;
         for frame in &self.frames {
@@ -170,7 +182,10 @@ impl Copy {
                 ResponseEvent::Final(parsed) => break parsed.head.status,
             }
         };
-        self.worker.upstream.stats(&self.cluster).count_status(status);
+        self.worker
+            .upstream
+            .stats(&self.cluster)
+            .count_status(status);
         while reader.frame().await?.is_some() {}
         lease.finish();
         Ok(status.get())

@@ -98,16 +98,46 @@ mod tests {
         let path = |text: &'static str| Bytes::from_static(text.as_bytes());
         let table = [
             (none.clone(), "http://sms:8080/a/b?q"),
-            (Redirect { scheme: Some("https".into()), ..none.clone() }, "https://sms/a/b?q"),
-            (Redirect { host: Some("x.test".into()), ..none.clone() }, "http://x.test/a/b?q"),
-            (Redirect { port: Some(81), ..none.clone() }, "http://sms:81/a/b?q"),
-            (Redirect { strip_query: true, ..none.clone() }, "http://sms:8080/a/b"),
             (
-                Redirect { path: Some(RedirectPath::Prefix(path("/n"))), ..none.clone() },
+                Redirect {
+                    scheme: Some("https".into()),
+                    ..none.clone()
+                },
+                "https://sms/a/b?q",
+            ),
+            (
+                Redirect {
+                    host: Some("x.test".into()),
+                    ..none.clone()
+                },
+                "http://x.test/a/b?q",
+            ),
+            (
+                Redirect {
+                    port: Some(81),
+                    ..none.clone()
+                },
+                "http://sms:81/a/b?q",
+            ),
+            (
+                Redirect {
+                    strip_query: true,
+                    ..none.clone()
+                },
+                "http://sms:8080/a/b",
+            ),
+            (
+                Redirect {
+                    path: Some(RedirectPath::Prefix(path("/n"))),
+                    ..none.clone()
+                },
                 "http://sms:8080/n/b?q",
             ),
             (
-                Redirect { path: Some(RedirectPath::Whole(path("/w?z"))), ..none },
+                Redirect {
+                    path: Some(RedirectPath::Whole(path("/w?z"))),
+                    ..none
+                },
                 "http://sms:8080/w?z",
             ),
         ];
@@ -119,7 +149,10 @@ mod tests {
             version: Version::Http11,
             headers: HeaderMap::new(),
         };
-        let matched = PathMatch::Prefix { prefix: path("/a"), case_sensitive: true };
+        let matched = PathMatch::Prefix {
+            prefix: path("/a"),
+            case_sensitive: true,
+        };
         for (redirect, expected) in table {
             assert_eq!(location(&redirect, &matched, &head), expected.as_bytes());
         }

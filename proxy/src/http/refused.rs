@@ -20,7 +20,11 @@ pub struct Refused {
 
 /// A rule of the codec was broken; the answer names it.
 pub fn refusal(refusal: &Refusal) -> Refused {
-    Refused { status: refusal.status(), details: refusal.as_code(), body: refusal.to_string() }
+    Refused {
+        status: refusal.status(),
+        details: refusal.as_code(),
+        body: refusal.to_string(),
+    }
 }
 
 /// The head did not come in time.

@@ -62,15 +62,23 @@ impl Reply {
 
     /// 504 `UT`: the whole request took too long.
     pub fn timeout() -> Self {
-        Self::new(StatusCode::GATEWAY_TIMEOUT, Flags::UPSTREAM_TIMEOUT, "response_timeout")
-            .with_body("upstream request timeout")
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            Flags::UPSTREAM_TIMEOUT,
+            "response_timeout",
+        )
+        .with_body("upstream request timeout")
     }
 
     /// 504 `UT`: one attempt took too long, and there is no other.
     pub fn per_try_timeout() -> Self {
         let flags = Flags::UPSTREAM_TIMEOUT;
-        Self::new(StatusCode::GATEWAY_TIMEOUT, flags, "upstream_per_try_timeout")
-            .with_body("upstream request timeout")
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            flags,
+            "upstream_per_try_timeout",
+        )
+        .with_body("upstream request timeout")
     }
 
     /// 504 `SI` before an answer began; 408 if the request itself stalled.
@@ -113,19 +121,25 @@ impl Reply {
         if let Some(location) = self.location {
             head.headers.insert(HeaderName::LOCATION, location);
         }
-        let kind = if is_grpc { "application/grpc" } else { "text/plain" };
+        let kind = if is_grpc {
+            "application/grpc"
+        } else {
+            "text/plain"
+        };
         if is_grpc || !self.body.is_empty() {
-            head.headers.insert(HeaderName::CONTENT_TYPE, HeaderValue::from_static(kind));
+            head.headers
+                .insert(HeaderName::CONTENT_TYPE, HeaderValue::from_static(kind));
         }
         if !is_grpc {
             return (head, Bytes::from(self.body.into_owned()));
         }
         let status = HeaderValue::from_number(u64::from(grpc_status));
         head.headers.insert(HeaderName::GRPC_STATUS, status);
-        if let Ok(message) = HeaderValue::copy_from(percent_encode(&self.body).as_bytes()) {
-            if !self.body.is_empty() {
-                head.headers.insert(HeaderName::GRPC_MESSAGE, message);
-            }
+        let message = HeaderValue::copy_from(percent_encode(&self.body).as_bytes());
+        if let Ok(message) = message
+            && !self.body.is_empty()
+        {
+            head.headers.insert(HeaderName::GRPC_MESSAGE, message);
         }
         (head, Bytes::new())
     }
@@ -153,10 +167,20 @@ mod tests {
         assert_eq!(head.status, StatusCode::OK);
         assert!(body.is_empty());
         let field = |name| head.headers.get(&name).map(|value| &**value);
-        assert_eq!(field(HeaderName::GRPC_STATUS), Some(&b"14"[..]), "not 4, as in Envoy");
-        assert_eq!(field(HeaderName::GRPC_MESSAGE), Some(&b"upstream request timeout"[..]));
+        assert_eq!(
+            field(HeaderName::GRPC_STATUS),
+            Some(&b"14"[..]),
+            "not 4, as in Envoy"
+        );
+        assert_eq!(
+            field(HeaderName::GRPC_MESSAGE),
+            Some(&b"upstream request timeout"[..])
+        );
         let (head, _) = Reply::no_route().into_response(true);
-        assert_eq!(head.headers.get(&HeaderName::GRPC_STATUS).map(|v| &**v), Some(&b"12"[..]));
+        assert_eq!(
+            head.headers.get(&HeaderName::GRPC_STATUS).map(|v| &**v),
+            Some(&b"12"[..])
+        );
     }
 
     #[test]

@@ -18,12 +18,14 @@ use crate::upstream::RetryClass;
 /// An overflow is never retried, since that would only add to it, and neither is the want of a
 /// host: another look at the same hosts finds none.
 pub fn is_failure_retriable(policy: &RetryPolicy, failure: RetryClass) -> bool {
-    let any = RetryOn::SERVER_ERROR.union(RetryOn::GATEWAY_ERROR).union(RetryOn::RESET);
+    let any = RetryOn::SERVER_ERROR
+        .union(RetryOn::GATEWAY_ERROR)
+        .union(RetryOn::RESET);
     let words = match failure {
         RetryClass::Overflow | RetryClass::NoHealthyUpstream | RetryClass::Never => return false,
-        RetryClass::ConnectFailure => {
-            any.union(RetryOn::CONNECT_FAILURE).union(RetryOn::RESET_BEFORE_REQUEST)
-        }
+        RetryClass::ConnectFailure => any
+            .union(RetryOn::CONNECT_FAILURE)
+            .union(RetryOn::RESET_BEFORE_REQUEST),
         RetryClass::ResetBeforeRequest => any.union(RetryOn::RESET_BEFORE_REQUEST),
         RetryClass::Reset | RetryClass::Protocol | RetryClass::Timeout => any,
         RetryClass::RefusedStream => any.union(RetryOn::REFUSED_STREAM),
@@ -61,7 +63,10 @@ fn has_retriable_header(policy: &RetryPolicy, head: &ResponseHead) -> bool {
         version: head.version,
         headers: head.headers.clone(),
     };
-    policy.response_headers.iter().any(|wanted| wanted.is_match(&as_request))
+    policy
+        .response_headers
+        .iter()
+        .any(|wanted| wanted.is_match(&as_request))
 }
 
 /// The word for a gRPC status in the head (a trailers-only answer).
@@ -79,7 +84,11 @@ fn grpc_word(head: &ResponseHead) -> Option<RetryOn> {
 /// The wait before retry number `retry` (from 1): full jitter below a doubling ceiling.
 /// Source: `RetryBackOff`; Envoy's ceiling is `base * (2^retry - 1)`.
 pub fn backoff(policy: RetryBackoff, retry: u32, random: u64) -> Duration {
-    let factor = 1_u32.checked_shl(retry).unwrap_or(u32::MAX).saturating_sub(1).max(1);
+    let factor = 1_u32
+        .checked_shl(retry)
+        .unwrap_or(u32::MAX)
+        .saturating_sub(1)
+        .max(1);
     let ceiling = policy.base.saturating_mul(factor).min(policy.max);
     let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX).max(1);
     Duration::from_nanos(random % nanos)
@@ -91,7 +100,9 @@ mod tests {
     use remora_http::{HeaderValue, StatusCode};
 
     fn policy(words: &[&str]) -> RetryPolicy {
-        let on = words.iter().map(|word| RetryOn::word(word).expect("a word"));
+        let on = words
+            .iter()
+            .map(|word| RetryOn::word(word).expect("a word"));
         RetryPolicy {
             on: on.fold(RetryOn::default(), RetryOn::union),
             status_codes: vec![StatusCode::try_new(418).expect("status")],
@@ -119,18 +130,32 @@ mod tests {
             (&["retriable-4xx"], 404, false),
             (&["retriable-status-codes"], 418, true),
             (&["connect-failure"], 418, false),
-            (&["connect-failure", "refused-stream", "unavailable", "cancelled"], 503, false),
+            (
+                &[
+                    "connect-failure",
+                    "refused-stream",
+                    "unavailable",
+                    "cancelled",
+                ],
+                503,
+                false,
+            ),
             (&["reset"], 503, false),
         ];
         for (words, status, expected) in table {
-            assert_eq!(is_answer_retriable(&policy(words), &answer(status)), expected, "{words:?}");
+            assert_eq!(
+                is_answer_retriable(&policy(words), &answer(status)),
+                expected,
+                "{words:?}"
+            );
         }
     }
 
     #[test]
     fn grpc_statuses_in_the_head_have_words() {
         let mut head = answer(200);
-        head.headers.insert(HeaderName::GRPC_STATUS, HeaderValue::from_static("14"));
+        head.headers
+            .insert(HeaderName::GRPC_STATUS, HeaderValue::from_static("14"));
         assert!(is_answer_retriable(&policy(&["unavailable"]), &head));
         assert!(!is_answer_retriable(&policy(&["cancelled"]), &head));
     }
@@ -140,7 +165,11 @@ mod tests {
         let table: [(&[&str], RetryClass, bool); 9] = [
             (&["5xx"], RetryClass::Reset, true),
             (&["reset-before-request"], RetryClass::Reset, false),
-            (&["reset-before-request"], RetryClass::ResetBeforeRequest, true),
+            (
+                &["reset-before-request"],
+                RetryClass::ResetBeforeRequest,
+                true,
+            ),
             (&["connect-failure"], RetryClass::Reset, false),
             (&["connect-failure"], RetryClass::ConnectFailure, true),
             (&["refused-stream"], RetryClass::RefusedStream, true),
@@ -149,7 +178,11 @@ mod tests {
             (&["gateway-error"], RetryClass::Timeout, true),
         ];
         for (words, failure, expected) in table {
-            assert_eq!(is_failure_retriable(&policy(words), failure), expected, "{words:?}");
+            assert_eq!(
+                is_failure_retriable(&policy(words), failure),
+                expected,
+                "{words:?}"
+            );
         }
     }
 

@@ -57,7 +57,12 @@ pub async fn serve(cx: &Context, stream: &Stream, first: BytesMut) -> Option<(Tu
 
 impl Served<'_> {
     async fn run(&mut self) -> Option<(Tunnel, BytesMut)> {
-        let most = self.cx.hcm.limits.max_requests.map_or(u64::MAX, std::num::NonZeroU64::get);
+        let most = self
+            .cx
+            .hcm
+            .limits
+            .max_requests
+            .map_or(u64::MAX, std::num::NonZeroU64::get);
         for number in 1..=most {
             let request = match self.next_request(number == 1).await {
                 Ok(request) => request,
@@ -105,12 +110,15 @@ impl Served<'_> {
             }
             let bound = match head_since {
                 // The bytes of a head do not move the bound: a dribbled head is cut all the same.
-                Some(since) => {
-                    timeouts.request_head.or(timeouts.stream_idle).map(|bound| since + bound)
-                }
+                Some(since) => timeouts
+                    .request_head
+                    .or(timeouts.stream_idle)
+                    .map(|bound| since + bound),
                 None => timeouts.idle.map(|idle| waiting_since + idle),
             };
-            let deadline = bound.unwrap_or(Instant::FAR_FUTURE).min(self.age_bound(is_within));
+            let deadline = bound
+                .unwrap_or(Instant::FAR_FUTURE)
+                .min(self.age_bound(is_within));
             let drain = &self.cx.drain;
             tokio::select! {
                 biased;
@@ -130,16 +138,30 @@ impl Served<'_> {
 
     /// An idle connection that is too old ends; one with a request under way does not.
     const fn age_bound(&self, is_within: bool) -> Instant {
-        if is_within { Instant::FAR_FUTURE } else { self.expires }
+        if is_within {
+            Instant::FAR_FUTURE
+        } else {
+            self.expires
+        }
     }
 
     async fn one(&mut self, request: ParsedRequest, is_last: bool) -> Next {
-        let ParsedRequest { head, framing, keep_alive, upgrade, .. } = request;
+        let ParsedRequest {
+            head,
+            framing,
+            keep_alive,
+            upgrade,
+            ..
+        } = request;
         let limits = codec_limits(&self.cx.hcm.limits);
         let mut body = BodyDecoder::new(framing, &limits);
         let asked = Asked::of(&head.method, upgrade.is_some());
         let is_kept = keep_alive && !is_last;
-        let persistence = if is_kept { Persistence::KeepAlive } else { Persistence::Close };
+        let persistence = if is_kept {
+            Persistence::KeepAlive
+        } else {
+            Persistence::Close
+        };
         let h1 = H1Responder::new(self.stream, &mut self.out, head.version, asked, persistence);
         let mut out = Responder::H1(h1);
         let incoming = Incoming {
@@ -161,7 +183,9 @@ impl Served<'_> {
         if let Some(tunnel) = tunnel {
             return Next::Tunnel(Box::new(tunnel));
         }
-        let Responder::H1(h1) = out else { return Next::Close };
+        let Responder::H1(h1) = out else {
+            return Next::Close;
+        };
         let is_over = h1.persistence() == Persistence::Close || !h1.is_self_delimited();
         if is_over || !body.is_done() {
             self.linger(!body.is_done()).await;
@@ -190,7 +214,12 @@ impl Served<'_> {
         );
         let mut out = Responder::H1(h1);
         let framing = BodyFraming::Empty;
-        let incoming = Incoming { head, framing, upgrade: None, body: RequestBody::Empty };
+        let incoming = Incoming {
+            head,
+            framing,
+            upgrade: None,
+            body: RequestBody::Empty,
+        };
         refused::answer(self.cx, incoming, refusal, &mut out, &mut self.timer).await;
         self.linger(true).await;
     }

@@ -50,7 +50,16 @@ pub async fn serve(cx: Rc<Context>, stream: Stream, first: BytesMut) {
         () = cx.drain.forced() => return,
     };
     match connection {
-        Ok(connection) => Served { cx, connection, timer, tasks: JoinSet::new() }.run().await,
+        Ok(connection) => {
+            Served {
+                cx,
+                connection,
+                timer,
+                tasks: JoinSet::new(),
+            }
+            .run()
+            .await
+        }
         Err(error) => {
             cx.stats.on_protocol_error();
             tracing::debug!(peer = %cx.connection.peer, %error, "HTTP/2 handshake failed");
@@ -69,8 +78,15 @@ impl Served {
     async fn run(mut self) {
         let timeouts = self.cx.hcm.timeouts;
         let started = self.cx.worker.now();
-        let expires = timeouts.max_connection.map_or(Instant::FAR_FUTURE, |age| started + age);
-        let most = self.cx.hcm.limits.max_requests.map_or(u64::MAX, std::num::NonZeroU64::get);
+        let expires = timeouts
+            .max_connection
+            .map_or(Instant::FAR_FUTURE, |age| started + age);
+        let most = self
+            .cx
+            .hcm
+            .limits
+            .max_requests
+            .map_or(u64::MAX, std::num::NonZeroU64::get);
         let mut accepted = 0_u64;
         let mut idle_since = started;
         let mut is_ending = false;
@@ -79,7 +95,11 @@ impl Served {
                 Some(idle) if self.tasks.is_empty() => idle_since + idle,
                 _ => Instant::FAR_FUTURE,
             };
-            let deadline = if is_ending { idle_at } else { idle_at.min(expires) };
+            let deadline = if is_ending {
+                idle_at
+            } else {
+                idle_at.min(expires)
+            };
             let drain = self.cx.drain.clone();
             tokio::select! {
                 biased;
@@ -135,7 +155,12 @@ impl Served {
                     } else {
                         RequestBody::H2(body)
                     };
-                    let incoming = Incoming { head, framing, upgrade: None, body };
+                    let incoming = Incoming {
+                        head,
+                        framing,
+                        upgrade: None,
+                        body,
+                    };
                     let mut out = Responder::H2(H2Responder::new(respond));
                     let mut timer = Timer::new();
                     exchange(&cx, incoming, &mut out, &mut timer).await;

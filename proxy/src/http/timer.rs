@@ -29,7 +29,9 @@ impl Timer {
             return std::future::pending().await;
         }
         let wanted = clock::to_tokio(deadline);
-        let sleep = self.0.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(wanted)));
+        let sleep = self
+            .0
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(wanted)));
         if sleep.deadline() > wanted || sleep.is_elapsed() {
             sleep.as_mut().reset(wanted);
         }

@@ -48,7 +48,10 @@ pub async fn upload(
         let sent = match frame.map_err(UploadError::Downstream)? {
             Some(Frame::Data(data)) => writer.data(data).await,
             Some(Frame::Trailers(trailers)) => {
-                return writer.finish(Some(trailers)).await.map_err(UploadError::Upstream);
+                return writer
+                    .finish(Some(trailers))
+                    .await
+                    .map_err(UploadError::Upstream);
             }
             None => return writer.finish(None).await.map_err(UploadError::Upstream),
         };
@@ -59,7 +62,10 @@ pub async fn upload(
 /// What a cancel-safe operation gives at once, if it does.
 pub fn now<T>(operation: impl Future<Output = T>) -> Option<T> {
     let mut operation = pin!(operation);
-    match operation.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+    match operation
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
     }
@@ -92,7 +98,10 @@ pub enum Interrupted {
 impl<'u, F: Future<Output = Result<(), UploadError>>> Upload<'u, F> {
     /// An upload that has not been polled yet.
     pub const fn new(future: Pin<&'u mut F>) -> Self {
-        Self { future, state: State::Running }
+        Self {
+            future,
+            state: State::Running,
+        }
     }
 
     /// Whether all of the request was sent.

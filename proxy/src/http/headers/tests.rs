@@ -38,15 +38,24 @@ fn connection() -> ConnectionRecord {
 }
 
 fn field<'a>(head: &'a RequestHead, name: &HeaderName) -> Option<&'a str> {
-    head.headers.get(name).and_then(|value| std::str::from_utf8(value).ok())
+    head.headers
+        .get(name)
+        .and_then(|value| std::str::from_utf8(value).ok())
 }
 
 #[test]
 fn a_sidecar_keeps_forwarded_for_and_ids_as_sent() {
     let mut head = get("/");
-    head.headers.insert(HeaderName::X_FORWARDED_FOR, HeaderValue::from_static("1.2.3.4"));
-    head.headers.insert(HeaderName::X_REQUEST_ID, HeaderValue::from_static("mine"));
-    head.headers.insert(HeaderName::X_ENVOY_RETRY_ON, HeaderValue::from_static("5xx"));
+    head.headers.insert(
+        HeaderName::X_FORWARDED_FOR,
+        HeaderValue::from_static("1.2.3.4"),
+    );
+    head.headers
+        .insert(HeaderName::X_REQUEST_ID, HeaderValue::from_static("mine"));
+    head.headers.insert(
+        HeaderName::X_ENVOY_RETRY_ON,
+        HeaderValue::from_static("5xx"),
+    );
     on_request(&mut head, &connection(), &policy(), || 7);
     assert_eq!(field(&head, &HeaderName::X_FORWARDED_FOR), Some("1.2.3.4"));
     assert_eq!(field(&head, &HeaderName::X_REQUEST_ID), Some("mine"));
@@ -57,11 +66,21 @@ fn a_sidecar_keeps_forwarded_for_and_ids_as_sent() {
 #[test]
 fn an_edge_appends_the_peer_and_makes_its_own_id() {
     let mut head = get("/");
-    head.headers.insert(HeaderName::X_FORWARDED_FOR, HeaderValue::from_static("1.2.3.4"));
-    head.headers.insert(HeaderName::X_REQUEST_ID, HeaderValue::from_static("mine"));
-    let edge = HeaderPolicy { use_remote_address: true, ..policy() };
+    head.headers.insert(
+        HeaderName::X_FORWARDED_FOR,
+        HeaderValue::from_static("1.2.3.4"),
+    );
+    head.headers
+        .insert(HeaderName::X_REQUEST_ID, HeaderValue::from_static("mine"));
+    let edge = HeaderPolicy {
+        use_remote_address: true,
+        ..policy()
+    };
     on_request(&mut head, &connection(), &edge, || u64::MAX);
-    assert_eq!(field(&head, &HeaderName::X_FORWARDED_FOR), Some("1.2.3.4,192.0.2.9"));
+    assert_eq!(
+        field(&head, &HeaderName::X_FORWARDED_FOR),
+        Some("1.2.3.4,192.0.2.9")
+    );
     let id = field(&head, &HeaderName::X_REQUEST_ID);
     assert_eq!(id, Some("ffffffff-ffff-4fff-bfff-ffffffffffff"));
 }
@@ -109,8 +128,12 @@ fn the_server_field_follows_the_policy() {
         (ServerHeader::PassThrough, "nginx"),
     ] {
         let mut head = ResponseHead::local(StatusCode::OK);
-        head.headers.insert(HeaderName::SERVER, HeaderValue::from_static("nginx"));
-        let policy_ = HeaderPolicy { server_header: transformation, ..policy() };
+        head.headers
+            .insert(HeaderName::SERVER, HeaderValue::from_static("nginx"));
+        let policy_ = HeaderPolicy {
+            server_header: transformation,
+            ..policy()
+        };
         on_response(&mut head, &policy_, date());
         let server = head.headers.get(&HeaderName::SERVER).map(|value| &**value);
         assert_eq!(server, Some(expected.as_bytes()));
