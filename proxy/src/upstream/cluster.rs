@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use remora_balance::{
-    Answer, ClusterLimits, ClusterRecord, Ejection, HostRecord, HostSet, Outcome, OutlierCounts,
+    Answer, ClusterLimits, ClusterRecord, Ejection, HostRecord, HostRegistry, HostSet, Outcome,
+    OutlierCounts,
 };
 use remora_ir::ClusterName;
 use remora_ir::cluster::{self, Discovery};
@@ -71,11 +72,21 @@ impl Cluster {
         previous: Option<&Arc<Self>>,
         shared: &Shared,
     ) -> Arc<Self> {
+        Self::bind_in(policy, previous, &shared.hosts, &shared.metrics)
+    }
+
+    /// As [`Self::bind`], with just what it needs.
+    pub(super) fn bind_in(
+        policy: Arc<cluster::Cluster>,
+        previous: Option<&Arc<Self>>,
+        hosts: &HostRegistry,
+        metrics: &Registry,
+    ) -> Arc<Self> {
         match previous {
             Some(previous) => Self::rebind(policy, previous),
             None => {
-                let record = shared.hosts.cluster(policy.slot.name());
-                Self::first(policy, record, shared.metrics.as_ref().clone())
+                let record = hosts.cluster(policy.slot.name());
+                Self::first(policy, record, metrics.clone())
             }
         }
     }

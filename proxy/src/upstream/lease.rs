@@ -95,7 +95,7 @@ pub enum Lease {
     /// Over HTTP/1.
     H1(H1Lease),
     /// Over HTTP/2.
-    H2(H2Lease),
+    H2(Box<H2Lease>),
 }
 
 /// The half that sends the request.
@@ -157,7 +157,7 @@ pub async fn lease(
         }
         Protocol::Http2 => {
             let taken = pool::h2::take(local, cluster, host, request, &stats).await?;
-            Lease::H2(H2Lease::new(taken, InUse::start(host, &stats)))
+            Lease::H2(Box::new(H2Lease::new(taken, InUse::start(host, &stats))))
         }
     })
 }
@@ -196,7 +196,7 @@ pub async fn adopt(
         }
         Protocol::Http2 => {
             let taken = pool::h2::start(entry, cluster, stream, guard).await?;
-            Lease::H2(H2Lease::new(taken, InUse::start(&host, &stats)))
+            Lease::H2(Box::new(H2Lease::new(taken, InUse::start(&host, &stats))))
         }
     })
 }

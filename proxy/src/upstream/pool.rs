@@ -70,6 +70,10 @@ pub(super) struct Entry {
     member_in: Cell<u64>,
     is_draining: Rc<Cell<bool>>,
     open: Cell<usize>,
+    #[allow(
+        clippy::vec_box,
+        reason = "the box moves to the lease and back, the content stays"
+    )]
     pub(super) idle: RefCell<Vec<Box<H1Connection>>>,
     pub(super) h2: RefCell<Vec<Rc<H2Connection>>>,
     pub(super) dials: Dials,

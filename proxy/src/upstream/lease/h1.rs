@@ -227,8 +227,6 @@ impl H1Writer<'_> {
     }
 
     pub(super) async fn data(&mut self, bytes: Bytes) -> Result<(), UpstreamError> {
-        // What was left by a call that was dropped half-way goes first.
-        self.flush_large().await?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -242,18 +240,9 @@ impl H1Writer<'_> {
         &mut self,
         trailers: Option<HeaderMap>,
     ) -> Result<(), UpstreamError> {
-        self.flush_large().await?;
         self.sending
             .end(trailers.as_ref())
             .map_err(|error| self.half.fail(Failure::Request(error)))?;
-        self.flush().await
-    }
-
-    /// Sends what nothing can be put behind in the buffer.
-    async fn flush_large(&mut self) -> Result<(), UpstreamError> {
-        if self.sending.body.is_empty() && self.sending.tail.is_empty() {
-            return Ok(());
-        }
         self.flush().await
     }
 
@@ -393,6 +382,7 @@ impl Half<'_> {
 impl Sending {
     /// Takes in a piece of the body.
     fn push(&mut self, bytes: Bytes) -> Result<(), BadRequest> {
+        self.settle();
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let end: &'static [u8] = match self.framing {
             Some(BodyFraming::Length(_)) => {
@@ -420,6 +410,7 @@ impl Sending {
         if self.is_complete {
             return Ok(());
         }
+        self.settle();
         match self.framing {
             Some(BodyFraming::Chunked) => encode_last_chunk(trailers, &mut self.out),
             Some(BodyFraming::Length(_)) if self.left > 0 => return Err(BadRequest::Length),
@@ -427,6 +418,15 @@ impl Sending {
         }
         self.is_complete = true;
         Ok(())
+    }
+
+    /// Puts the rest of a large piece, whose sending was dropped half-way, into the buffer, so
+    /// that something can be put behind it.
+    fn settle(&mut self) {
+        if !self.body.is_empty() || !self.tail.is_empty() {
+            self.out.extend_from_slice(&std::mem::take(&mut self.body));
+            self.out.extend_from_slice(std::mem::take(&mut self.tail));
+        }
     }
 
     fn has_pending(&self) -> bool {

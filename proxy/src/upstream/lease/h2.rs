@@ -190,8 +190,6 @@ impl H2Writer<'_> {
     }
 
     pub(super) async fn data(&mut self, bytes: Bytes) -> Result<(), UpstreamError> {
-        // What was left by a call that was dropped half-way goes first.
-        self.flush().await?;
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if let Some(left) = &mut self.sending.left {
             let after = left.checked_sub(length);
@@ -200,7 +198,13 @@ impl H2Writer<'_> {
                 fail(self.progress, self.in_use, kind)
             })?;
         }
-        self.sending.queued = bytes;
+        let queued = &mut self.sending.queued;
+        *queued = if queued.is_empty() {
+            bytes
+        } else {
+            // The sending of the last piece was dropped half-way.
+            [&queued[..], &bytes[..]].concat().into()
+        };
         self.flush().await
     }
 
