@@ -102,6 +102,27 @@ pub struct Shared {
     pub started: Started,
 }
 
+#[cfg(test)]
+impl Shared {
+    /// A process of its own, without logs.
+    pub(crate) fn for_tests() -> Arc<Self> {
+        Arc::new(Self {
+            identity: Identity::default(),
+            metrics: Arc::new(Registry::new()),
+            hosts: HostRegistry::new(),
+            drains: Drains::new(),
+            readiness: Readiness::default(),
+            connections: ConnectionBudget::new(1000),
+            log: None,
+            access_log: AccessLogRule::AsConfigured,
+            started: Started {
+                at: remora_rt::clock::now(),
+                wall: SystemTime::now(),
+            },
+        })
+    }
+}
+
 /// Who this proxy is, as the control plane and the logs see it. Source: `bootstrap.node`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {

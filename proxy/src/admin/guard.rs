@@ -11,7 +11,7 @@ use http::header::{HOST, ORIGIN};
 use http::{HeaderMap, HeaderValue, Uri};
 
 /// Why a request is refused; `None` if it may pass.
-pub fn refusal(headers: &HeaderMap) -> Option<&'static str> {
+pub(super) fn refusal(headers: &HeaderMap) -> Option<&'static str> {
     // HTTP/1.0 without `host` cannot come from a browser.
     if headers.get(HOST).is_some_and(|host| !is_local(host)) {
         return Some("the host is not this machine");

@@ -25,12 +25,12 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// What a page answers: made whole before it is sent.
-pub type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Serves a port until it is dropped; connections that are open then end with it.
 ///
 /// *Cancel safety*: dropping the future closes the port.
-pub async fn serve<F, Fut>(listener: StdListener, handle: F) -> io::Result<()>
+pub(super) async fn serve<F, Fut>(listener: StdListener, handle: F) -> io::Result<()>
 where
     F: Fn(Request<Incoming>) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Answer> + Send + 'static,

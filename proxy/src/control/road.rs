@@ -342,4 +342,4 @@ fn misnamed(resource: &Resource, travelled_as: &str) -> Option<String> {
 const MAX_NOTICED: usize = 1024;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
