@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_second_has_one_value_and_the_next_another() {
         let clock = WallClock::new();
-        let at = |millis| UNIX_EPOCH + Duration::from_millis(784_111_777_000 + millis);
+        let at = |millis: u64| UNIX_EPOCH + Duration::from_millis(784_111_777_000 + millis);
         let first = clock.http_date(at(0));
         assert_eq!(first.as_bytes(), "Sun, 06 Nov 1994 08:49:37 GMT");
         let same = clock.http_date(at(999));
