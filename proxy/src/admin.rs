@@ -128,7 +128,10 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<bytes::Bytes>)
     let mut answer = Answer::new(http_body_util::Full::new(body.into()));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static(kind),
+    );
     let fixed = [
         (http::header::CACHE_CONTROL, "no-cache, max-age=0"),
         (http::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

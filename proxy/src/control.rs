@@ -276,7 +276,8 @@ impl Control {
         self.due.merge(effect);
         let in_vain = self.road.waiting_in_vain(kind, &answer.removed);
         self.due.merge(self.road.force(&in_vain));
-        self.stats.on_verdict(kind, rejected.is_empty(), self.road.inventory());
+        self.stats
+            .on_verdict(kind, rejected.is_empty(), self.road.inventory());
         let is_usable = rejected.is_empty() || self.road.inventory().iter(kind).any(is_accepted);
         if is_usable {
             self.answered.insert(kind);
@@ -370,7 +371,8 @@ impl Control {
         let live = self.live.current();
         self.bindings.release(live.sockets());
         self.resolver.follow(&live.snapshot);
-        self.stats.on_published(&live.snapshot, &self.road.pending());
+        self.stats
+            .on_published(&live.snapshot, &self.road.pending());
     }
 
     /// Binds the road's snapshot to live clusters and sockets. What did not change is kept.

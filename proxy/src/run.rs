@@ -15,6 +15,7 @@
 mod ports;
 mod signals;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::rc::Rc;
@@ -24,7 +25,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use remora_balance::HostRegistry;
 use remora_rt::clock;
-use remora_rt::drain::{Drain, Outcome};
+use remora_rt::drain::{Drain, Outcome, Watch};
+use remora_rt::publish::Publisher;
 use remora_rt::sockets::Sockets;
 use remora_rt::worker::{self, Workers};
 use remora_telemetry::Registry;
@@ -41,11 +43,12 @@ use crate::cli::{AccessLogTarget, LogFormat, RunArgs, UntilConfigured};
 use crate::control::built_in::BuiltIn;
 use crate::control::last_good::{self, Kept, Store};
 use crate::control::road::{self, Road};
-use crate::control::settings::{self, Settings};
+use crate::control::settings::{self, ControlPlane, Settings};
 use crate::control::sockets::Bindings;
-use crate::control::{Client, Control, Parts};
+use crate::control::{Client, Command, Control, Parts};
 use crate::state::{
-    AccessLogRule, ConnectionBudget, DnsSockets, Drains, Phase, Readiness, Seat, Shared, Started,
+    AccessLogRule, ConnectionBudget, DnsSockets, Drains, Live, Phase, Readiness, Seat, Shared,
+    Started,
 };
 use crate::worker::Worker;
 use crate::{dns, downstream};
@@ -84,47 +87,90 @@ fn from_file(path: &Path) -> anyhow::Result<Settings> {
 
 async fn serve(args: &RunArgs, settings: Settings, log: LogControl) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("listen for signals")?;
-    let count = args.workers.unwrap_or_else(worker::default_count);
     let shared = Arc::new(share(args, &settings, log));
     let writer = LogWriter::start(&shared.metrics).context("start the access log's thread")?;
-    let mut bindings = Bindings::new(Sockets::new(), count);
+    let running = start(args, settings, &shared, &writer)?;
+    signals.wait(&running.quit, &writer).await;
+    tokio::select! {
+        () = drain(args, &shared) => {}
+        () = signals.wait(&running.quit, &writer) => {
+            tracing::warn!("told to stop a second time: ending at once");
+            return Ok(());
+        }
+    }
+    running.part().await;
+    writer.sync(MAX_PARTING);
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Everything that runs.
+struct Running {
+    workers: Workers,
+    /// Ends the workers.
+    stop: Drain,
+    control: JoinHandle<()>,
+    /// The control task ends when this is dropped.
+    commands: mpsc::Sender<Command>,
+    keeper: Option<JoinHandle<()>>,
+    quit: Arc<Notify>,
+    _tasks: Tasks,
+}
+
+impl Running {
+    /// Ends what still runs once the drains are over, and waits for it within bounds.
+    async fn part(self) {
+        self.stop.force();
+        drop(self.commands);
+        let parting = async {
+            self.workers.joined().await;
+            // The control task lets go of what is to be kept, which ends the keeper.
+            let _ = self.control.await;
+            if let Some(keeper) = self.keeper {
+                let _ = keeper.await;
+            }
+        };
+        if tokio::time::timeout(MAX_PARTING, parting).await.is_err() {
+            tracing::warn!("threads did not end in time");
+        }
+    }
+}
+
+/// Starts everything: first what the workload's connections meet, then the rest.
+fn start(
+    args: &RunArgs,
+    settings: Settings,
+    shared: &Arc<Shared>,
+    writer: &LogWriter,
+) -> anyhow::Result<Running> {
+    let workers = args.workers.unwrap_or_else(worker::default_count);
+    let mut bindings = Bindings::new(Sockets::new(), workers);
     let dns = open_dns(args, &mut bindings)?;
     let store = Store::new(&args.state_dir, &shared.identity.node_id);
-    let mut road = Road::new(settings.context.clone(), &settings.clusters, &settings.listeners);
-    let is_restored = settings.control_plane.is_some() && restore(&store, &mut road);
-    let initial_versions = road.inventory().versions();
-    let built_in = has_built_in(args, &settings) && !is_restored;
     let (kept, wanted) = watch::channel(Arc::from([]));
-    let mut control = Control::new(Parts {
-        shared: Arc::clone(&shared),
-        road,
-        bindings,
-        built_in: built_in.then(|| BuiltIn::pass_through(&settings.context.slots)),
-        kept,
-    });
-    if is_restored {
-        control.become_ready();
-    }
+    let (mut control, held) =
+        first_configuration(args, &settings, &store, |road, built_in| Parts {
+            shared: Arc::clone(shared),
+            road,
+            bindings,
+            built_in,
+            kept,
+        });
     let live = Arc::clone(control.live());
     let (stop, stopped) = Drain::new();
-    let seat = |(index, dns)| Seat {
-        index,
-        live: live.subscribe(),
-        shared: Arc::clone(&shared),
-        dns,
-        stop: stopped.clone(),
-    };
-    let seats = dns.into_iter().enumerate().map(seat).collect();
-    let logs = logs(&shared.access_log, &writer);
-    let workers = Workers::spawn("worker", seats, move |seat| work(seat, logs()))?;
+    let threads = spawn_workers(dns, &live, &stopped, shared, writer)?;
     tracing::info!(
-        node = &*shared.identity.node_id, workers = count.get(), version = env!("CARGO_PKG_VERSION"),
-        generation = live.generation(), "serving"
+        node = &*shared.identity.node_id,
+        workers = workers.get(),
+        version = env!("CARGO_PKG_VERSION"),
+        generation = live.generation(),
+        "serving"
     );
+    let local = ports::open(&args.ports, settings.admin, control.sockets())?;
     let mut tasks = Tasks::default();
-    let control_plane = match &settings.control_plane {
-        Some(_) => {
-            let (client, driver) = connect(args, &settings, initial_versions)?;
+    let status = match &settings.control_plane {
+        Some(said) => {
+            let (client, driver) = connect(args, &settings, said, held)?;
             let status = client.handle.status();
             control.connect(client);
             tasks.spawn(driver.run());
@@ -132,57 +178,80 @@ async fn serve(args: &RunArgs, settings: Settings, log: LogControl) -> anyhow::R
         }
         None => None,
     };
-    let (commands, received) = mpsc::channel(COMMANDS);
-    let is_kept = settings.control_plane.is_some();
     let kept = Arc::new(Kept::default());
-    let keeper = is_kept.then(|| tokio::spawn(last_good::keep(store, wanted, Arc::clone(&kept))));
+    let keeper = status
+        .is_some()
+        .then(|| tokio::spawn(last_good::keep(store, wanted, Arc::clone(&kept))));
+    let (commands, received) = mpsc::channel(COMMANDS);
     let quit = Arc::new(Notify::new());
-    let admin = Arc::new(Admin {
-        shared: Arc::clone(&shared),
+    let admin = Admin {
+        shared: Arc::clone(shared),
         live,
         commands: commands.downgrade(),
-        control_plane,
+        control_plane: status,
         kept,
         quit: Arc::clone(&quit),
         drain_time: args.ending.drain_time,
-        workers: count.get(),
+        workers: workers.get(),
         file: settings.file,
         computed: Computed::bind(&shared.metrics),
-    });
-    let local = ports::open(&args.ports, settings.admin, control.sockets())?;
-    tasks.spawn(ports::serve(local, admin));
-    let control = tokio::spawn(control.run(received));
-
-    signals.wait(&quit, &writer).await;
-    let ending = end(args, &shared);
-    tokio::select! {
-        () = ending => {}
-        () = signals.wait(&quit, &writer) => {
-            tracing::warn!("told to stop a second time: ending at once");
-            return Ok(());
-        }
-    }
-    stop.force();
-    drop(commands);
-    let parting = async {
-        workers.joined().await;
-        // The control task lets go of what is to be kept, which ends the keeper.
-        let _ = control.await;
-        if let Some(keeper) = keeper {
-            let _ = keeper.await;
-        }
     };
-    if tokio::time::timeout(MAX_PARTING, parting).await.is_err() {
-        tracing::warn!("threads did not end in time");
+    tasks.spawn(ports::serve(local, Arc::new(admin)));
+    Ok(Running {
+        workers: threads,
+        stop,
+        control: tokio::spawn(control.run(received)),
+        commands,
+        keeper,
+        quit,
+        _tasks: tasks,
+    })
+}
+
+/// Puts the bootstrap and the last good configuration on the road, and binds them. What is held
+/// of the control plane's, with its versions, comes with it.
+fn first_configuration(
+    args: &RunArgs,
+    settings: &Settings,
+    store: &Store,
+    parts: impl FnOnce(Road, Option<BuiltIn>) -> Parts,
+) -> (Control, Versions) {
+    let context = settings.context.clone();
+    let mut road = Road::new(context, &settings.clusters, &settings.listeners);
+    let is_restored = settings.control_plane.is_some() && restore(store, &mut road);
+    let held = road.inventory().versions();
+    let built_in = (has_built_in(args, settings) && !is_restored)
+        .then(|| BuiltIn::pass_through(&settings.context.slots));
+    let mut control = Control::new(parts(road, built_in));
+    if is_restored {
+        control.become_ready();
     }
-    writer.sync(MAX_PARTING);
-    drop(tasks);
-    tracing::info!("ended");
-    Ok(())
+    (control, held)
+}
+
+fn spawn_workers(
+    dns: Vec<Option<DnsSockets>>,
+    live: &Publisher<Live>,
+    stopped: &Watch,
+    shared: &Arc<Shared>,
+    writer: &LogWriter,
+) -> anyhow::Result<Workers> {
+    let seat = |(index, dns)| Seat {
+        index,
+        live: live.subscribe(),
+        shared: Arc::clone(shared),
+        dns,
+        stop: stopped.clone(),
+    };
+    let seats = dns.into_iter().enumerate().map(seat).collect();
+    let logs = logs(&shared.access_log, writer);
+    Ok(Workers::spawn("worker", seats, move |seat| {
+        work(seat, logs())
+    })?)
 }
 
 /// Inbound first: while requests of others finish, the workload still needs its own way out.
-async fn end(args: &RunArgs, shared: &Shared) {
+async fn drain(args: &RunArgs, shared: &Shared) {
     let started = clock::now();
     tracing::info!(grace = ?args.ending.grace, "draining");
     shared.readiness.advance(Phase::Draining);
@@ -201,7 +270,13 @@ fn report(direction: &str, outcome: Outcome) {
 
 /// A worker's life.
 async fn work(seat: Seat, logs: LogBuffers) {
-    let Seat { index, live, shared, dns, stop } = seat;
+    let Seat {
+        index,
+        live,
+        shared,
+        dns,
+        stop,
+    } = seat;
     let worker = Rc::new(Worker::new(index, shared, live, logs));
     let names = {
         let worker = Rc::clone(&worker);
@@ -279,7 +354,10 @@ fn restore(store: &Store, road: &mut Road) -> bool {
         Ok(None) => return false,
         Err(error) => {
             let error = anyhow::Error::new(error);
-            tracing::warn!(error = format!("{error:#}"), "last good configuration: not used");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "last good configuration: not used"
+            );
             return false;
         }
     };
@@ -296,17 +374,18 @@ fn restore(store: &Store, road: &mut Road) -> bool {
     count > 0
 }
 
-type Versions = std::collections::BTreeMap<String, std::collections::BTreeMap<String, String>>;
+/// Versions of what is held, by type URL and name.
+type Versions = BTreeMap<String, BTreeMap<String, String>>;
 
 fn connect(
     args: &RunArgs,
     settings: &Settings,
-    initial_versions: Versions,
+    said: &ControlPlane,
+    held: Versions,
 ) -> anyhow::Result<(Client, Driver)> {
-    let said = settings.control_plane.as_ref().context("no control plane")?;
     let mut config = Config::new(&said.address, settings.node.clone())?;
     config.mode = said.mode;
-    config.initial_versions = initial_versions;
+    config.initial_versions = held;
     let (handle, updates, driver) = remora_xds_client::new(config);
     let wildcards = [
         (ResourceType::Cluster, said.clusters),

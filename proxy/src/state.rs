@@ -30,8 +30,8 @@ use crate::upstream::Cluster;
 
 pub use connections::{ConnectionBudget, ConnectionGuard};
 pub use readiness::{Phase, Readiness};
-pub use sockets::{AcceptSockets, DnsSockets, SocketTable};
 pub(crate) use sockets::share_out;
+pub use sockets::{AcceptSockets, DnsSockets, SocketTable};
 
 /// The configuration in use.
 #[derive(Debug, Default)]

@@ -43,7 +43,11 @@ fn write_cluster(out: &mut String, cluster: &Cluster) -> std::fmt::Result {
             writeln!(out, "{name}::{word}_priority::{what}::{}", number(limit))?;
         }
         if let RetryLimit::Fixed(limit) = of.retries {
-            writeln!(out, "{name}::{word}_priority::max_retries::{}", number(limit))?;
+            writeln!(
+                out,
+                "{name}::{word}_priority::max_retries::{}",
+                number(limit)
+            )?;
         }
     }
     for host in cluster.hosts().hosts() {
@@ -135,9 +139,7 @@ fn as_json(cluster: &Cluster) -> Value {
 fn host_json(host: &Host) -> Value {
     let counts = host.record.counts();
     let counter = |name: &str, value: u64| json!({ "name": name, "value": value.to_string() });
-    let gauge = |name: &str, value: u64| {
-        json!({ "name": name, "value": value.to_string(), "type": "GAUGE" })
-    };
+    let gauge = |name: &str, value: u64| json!({ "name": name, "value": value.to_string(), "type": "GAUGE" });
     let address = match host.record.address() {
         EndpointAddress::Socket(at) => {
             json!({ "socket_address": { "address": at.ip().to_string(), "port_value": at.port() } })

@@ -23,7 +23,10 @@ use crate::control::inventory::{Accepted, Entry, Refused};
 /// Answers `/config_dump`.
 pub(super) async fn answer(admin: &Admin, query: &Query) -> Answer {
     if let Some((name, _)) = query.iter().find(|(name, _)| !KNOWN.contains(name)) {
-        let reason = format!("`{name}` is not supported, expected one of: {}\n", KNOWN.join(", "));
+        let reason = format!(
+            "`{name}` is not supported, expected one of: {}\n",
+            KNOWN.join(", ")
+        );
         return text(StatusCode::BAD_REQUEST, reason);
     }
     let Some(report) = admin.report().await else {
@@ -45,7 +48,10 @@ pub(super) async fn answer(admin: &Admin, query: &Query) -> Answer {
     });
     match made.await {
         Ok(dump) => json(&dump),
-        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the dump could not be made\n"),
+        Err(_) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the dump could not be made\n",
+        ),
     }
 }
 
@@ -57,27 +63,39 @@ fn dump(report: &Report, file: Option<&Value>, node: Value, with_endpoints: bool
         let all = list.and_then(Value::as_array).into_iter().flatten();
         all.map(|one| json!({ inner: one })).collect()
     };
-    let clusters = typed("ClustersConfigDump", json!({
-        "static_clusters": statics("clusters", "cluster"),
-        "dynamic_active_clusters": dynamic(report, ResourceType::Cluster, "cluster", Some(false)),
-        "dynamic_warming_clusters": dynamic(report, ResourceType::Cluster, "cluster", Some(true)),
-    }));
-    let listeners = typed("ListenersConfigDump", json!({
-        "static_listeners": statics("listeners", "listener"),
-        "dynamic_listeners": dynamic_listeners(report),
-    }));
-    let routes = typed("RoutesConfigDump", json!({
-        "dynamic_route_configs": dynamic(report, ResourceType::Route, "route_config", None),
-    }));
+    let clusters = typed(
+        "ClustersConfigDump",
+        json!({
+            "static_clusters": statics("clusters", "cluster"),
+            "dynamic_active_clusters": dynamic(report, ResourceType::Cluster, "cluster", Some(false)),
+            "dynamic_warming_clusters": dynamic(report, ResourceType::Cluster, "cluster", Some(true)),
+        }),
+    );
+    let listeners = typed(
+        "ListenersConfigDump",
+        json!({
+            "static_listeners": statics("listeners", "listener"),
+            "dynamic_listeners": dynamic_listeners(report),
+        }),
+    );
+    let routes = typed(
+        "RoutesConfigDump",
+        json!({
+            "dynamic_route_configs": dynamic(report, ResourceType::Route, "route_config", None),
+        }),
+    );
     let mut all = vec![
         typed("BootstrapConfigDump", json!({ "bootstrap": bootstrap })),
         clusters,
     ];
     if with_endpoints {
-        all.push(typed("EndpointsConfigDump", json!({
-            "dynamic_endpoint_configs":
-                dynamic(report, ResourceType::Endpoint, "endpoint_config", None),
-        })));
+        all.push(typed(
+            "EndpointsConfigDump",
+            json!({
+                "dynamic_endpoint_configs":
+                    dynamic(report, ResourceType::Endpoint, "endpoint_config", None),
+            }),
+        ));
     }
     all.extend([listeners, routes]);
     all
@@ -142,7 +160,10 @@ fn state(kind: ResourceType, inner: &str, accepted: &Accepted) -> Map<String, Va
         (inner, resource(kind, &accepted.body)),
         ("last_updated", last(accepted.at)),
     ];
-    fields.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
+    fields
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect()
 }
 
 /// Source: `envoy.admin.v3.UpdateFailureState`.
@@ -150,7 +171,12 @@ fn add_errors(shown: &mut Map<String, Value>, kind: ResourceType, entry: &Entry)
     let Some(refused) = &entry.refused else {
         return;
     };
-    let Refused { version, body, reasons, at } = refused;
+    let Refused {
+        version,
+        body,
+        reasons,
+        at,
+    } = refused;
     let state = json!({
         "failed_configuration": resource(kind, body),
         "version_info": &**version,

@@ -16,11 +16,15 @@ pub(super) fn refusal(headers: &HeaderMap) -> Option<&'static str> {
     if headers.get(HOST).is_some_and(|host| !is_local(host)) {
         return Some("the host is not this machine");
     }
-    if headers.get(ORIGIN).is_some_and(|origin| !is_local_origin(origin)) {
+    if headers
+        .get(ORIGIN)
+        .is_some_and(|origin| !is_local_origin(origin))
+    {
         return Some("the request comes from another site");
     }
     let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-    matches!(site, Some(b"cross-site" | b"same-site")).then_some("the request comes from another site")
+    matches!(site, Some(b"cross-site" | b"same-site"))
+        .then_some("the request comes from another site")
 }
 
 fn is_local(authority: &HeaderValue) -> bool {
@@ -34,7 +38,10 @@ fn is_local(authority: &HeaderValue) -> bool {
 }
 
 fn is_local_origin(origin: &HeaderValue) -> bool {
-    let uri = origin.to_str().ok().and_then(|text| text.parse::<Uri>().ok());
+    let uri = origin
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<Uri>().ok());
     uri.and_then(|uri| uri.host().map(is_local_host))
         .unwrap_or(false)
 }
@@ -64,10 +71,19 @@ mod tests {
             (&[("host", "10.0.0.1:15000")], false),
             (&[("host", "u@localhost")], false),
             (&[("host", "")], false),
-            (&[("host", "localhost"), ("origin", "http://localhost:15000")], true),
-            (&[("host", "localhost"), ("origin", "https://evil.example")], false),
+            (
+                &[("host", "localhost"), ("origin", "http://localhost:15000")],
+                true,
+            ),
+            (
+                &[("host", "localhost"), ("origin", "https://evil.example")],
+                false,
+            ),
             (&[("host", "localhost"), ("origin", "null")], false),
-            (&[("host", "localhost"), ("sec-fetch-site", "cross-site")], false),
+            (
+                &[("host", "localhost"), ("sec-fetch-site", "cross-site")],
+                false,
+            ),
             (&[("host", "localhost"), ("sec-fetch-site", "none")], true),
         ];
         for (fields, may_pass) in table {

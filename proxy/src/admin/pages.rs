@@ -28,18 +28,66 @@ enum Effect {
 }
 
 const PAGES: [Page; 12] = [
-    Page { path: "/", effect: Effect::Reads, about: "this list, as a page" },
-    Page { path: "/clusters", effect: Effect::Reads, about: "upstream clusters and hosts (format=json)" },
-    Page { path: "/config_dump", effect: Effect::Reads, about: "accepted, warming and refused resources (include_eds, resource=FIELD)" },
-    Page { path: "/drain_listeners", effect: Effect::Changes, about: "drains listeners (inboundonly, graceful)" },
-    Page { path: "/help", effect: Effect::Reads, about: "this list" },
-    Page { path: "/listeners", effect: Effect::Reads, about: "listeners and their addresses (format=json)" },
-    Page { path: "/logging", effect: Effect::Changes, about: "log levels (level=LEVEL, paths=TARGET:LEVEL,..., or nothing to see them)" },
-    Page { path: "/quitquitquit", effect: Effect::Changes, about: "ends the process" },
-    Page { path: "/ready", effect: Effect::Reads, about: "200 and LIVE, or 503" },
-    Page { path: "/server_info", effect: Effect::Reads, about: "version, state, uptime, node" },
-    Page { path: "/stats", effect: Effect::Reads, about: "metrics (filter=TEXT, usedonly, format=json|prometheus)" },
-    Page { path: "/stats/prometheus", effect: Effect::Reads, about: "metrics for Prometheus (usedonly)" },
+    Page {
+        path: "/",
+        effect: Effect::Reads,
+        about: "this list, as a page",
+    },
+    Page {
+        path: "/clusters",
+        effect: Effect::Reads,
+        about: "upstream clusters and hosts (format=json)",
+    },
+    Page {
+        path: "/config_dump",
+        effect: Effect::Reads,
+        about: "accepted, warming and refused resources (include_eds, resource=FIELD)",
+    },
+    Page {
+        path: "/drain_listeners",
+        effect: Effect::Changes,
+        about: "drains listeners (inboundonly, graceful)",
+    },
+    Page {
+        path: "/help",
+        effect: Effect::Reads,
+        about: "this list",
+    },
+    Page {
+        path: "/listeners",
+        effect: Effect::Reads,
+        about: "listeners and their addresses (format=json)",
+    },
+    Page {
+        path: "/logging",
+        effect: Effect::Changes,
+        about: "log levels (level=LEVEL, paths=TARGET:LEVEL,..., or nothing to see them)",
+    },
+    Page {
+        path: "/quitquitquit",
+        effect: Effect::Changes,
+        about: "ends the process",
+    },
+    Page {
+        path: "/ready",
+        effect: Effect::Reads,
+        about: "200 and LIVE, or 503",
+    },
+    Page {
+        path: "/server_info",
+        effect: Effect::Reads,
+        about: "version, state, uptime, node",
+    },
+    Page {
+        path: "/stats",
+        effect: Effect::Reads,
+        about: "metrics (filter=TEXT, usedonly, format=json|prometheus)",
+    },
+    Page {
+        path: "/stats/prometheus",
+        effect: Effect::Reads,
+        about: "metrics for Prometheus (usedonly)",
+    },
 ];
 
 /// Answers a request of the admin port.
@@ -49,7 +97,10 @@ pub(super) async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Ans
     }
     let path = request.uri().path();
     let Some(page) = PAGES.iter().find(|page| page.path == path) else {
-        return text(StatusCode::NOT_FOUND, format!("no page `{path}`\n\n{}", help()));
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("no page `{path}`\n\n{}", help()),
+        );
     };
     let is_allowed = match page.effect {
         Effect::Reads => is_reading(&request),

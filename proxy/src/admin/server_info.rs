@@ -80,7 +80,10 @@ pub(super) fn listeners(admin: &Admin, query: &Query) -> Answer {
     let mut lines = String::new();
     for listener in all.iter().filter(|listener| listener.bind == Bind::Port) {
         for address in std::iter::once(&listener.address).chain(&listener.more_addresses) {
-            let open = live.sockets().find(address).map(|sockets| sockets.address());
+            let open = live
+                .sockets()
+                .find(address)
+                .map(|sockets| sockets.address());
             let shown = open.map_or_else(|| format!("{address} (not open)"), |at| at.to_string());
             // Writing to a string cannot fail.
             let _ = writeln!(lines, "{}::{shown}", listener.name);
@@ -95,9 +98,7 @@ fn listener_json(listener: &Listener) -> Value {
         Direction::Inbound => "INBOUND",
         Direction::Outbound => "OUTBOUND",
     };
-    let address = |at: &std::net::SocketAddr| {
-        json!({ "socket_address": { "address": at.ip().to_string(), "port_value": at.port() } })
-    };
+    let address = |at: &std::net::SocketAddr| json!({ "socket_address": { "address": at.ip().to_string(), "port_value": at.port() } });
     json!({
         "name": listener.name.as_str(),
         "local_address": address(&listener.address),

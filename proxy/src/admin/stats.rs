@@ -41,7 +41,11 @@ pub(super) fn answer_prometheus(admin: &Admin, query: &Query) -> Answer {
 /// All metrics in Prometheus' exposition format.
 pub(super) fn prometheus(admin: &Admin, used: Used) -> Answer {
     let body = admin.shared.metrics.render_prometheus(used);
-    respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", body)
+    respond(
+        StatusCode::OK,
+        "text/plain; version=0.0.4; charset=utf-8",
+        body,
+    )
 }
 
 /// Gauges that are brought up to date when they are read.
@@ -97,8 +101,10 @@ impl Computed {
             .is_some_and(|status| status.borrow().state == State::Connected);
         self.connected.set(i64::from(is_connected));
         self.refused.set(gauge(shared.connections.refused()));
-        self.written.set(gauge(admin.kept.written.load(Ordering::Relaxed)));
-        self.failed.set(gauge(admin.kept.failed.load(Ordering::Relaxed)));
+        self.written
+            .set(gauge(admin.kept.written.load(Ordering::Relaxed)));
+        self.failed
+            .set(gauge(admin.kept.failed.load(Ordering::Relaxed)));
     }
 }
 

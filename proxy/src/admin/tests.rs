@@ -63,7 +63,9 @@ async fn ask(world: &World, request: &str) -> (u16, String) {
         stream.read_to_string(&mut answer).await.expect("text");
         answer
     };
-    let answer = tokio::time::timeout(PATIENCE, exchange).await.expect("soon");
+    let answer = tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .expect("soon");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     let status = head.get(9..12).and_then(|code| code.parse().ok());
     (status.expect("a status"), body.to_owned())
@@ -110,22 +112,36 @@ async fn what_changes_something_asks_for_post() {
     }
     assert_eq!(ask(&world, "POST /stats").await.0, 405);
     assert!(!world.admin.shared.drains.inbound.watch().is_draining());
-    assert_eq!(ask(&world, "POST /drain_listeners?inboundonly&graceful").await.0, 200);
+    assert_eq!(
+        ask(&world, "POST /drain_listeners?inboundonly&graceful")
+            .await
+            .0,
+        200
+    );
     assert!(world.admin.shared.drains.inbound.watch().is_draining());
     assert!(!world.admin.shared.drains.outbound.watch().is_draining());
-    assert_eq!(ask(&world, "GET /ready").await, (503, "DRAINING\n".to_owned()));
+    assert_eq!(
+        ask(&world, "GET /ready").await,
+        (503, "DRAINING\n".to_owned())
+    );
     assert_eq!(ask(&world, "POST /drain_listeners").await.0, 200);
     assert!(world.admin.shared.drains.outbound.watch().is_draining());
     assert_eq!(ask(&world, "POST /quitquitquit").await.0, 200);
     let quit = world.admin.quit.notified();
-    tokio::time::timeout(PATIENCE, quit).await.expect("told to stop");
+    tokio::time::timeout(PATIENCE, quit)
+        .await
+        .expect("told to stop");
 }
 
 #[tokio::test]
 async fn pages_of_other_sites_are_refused() {
     let world = world(Report::default());
     let rebound = "GET /stats HTTP/1.1\r\nhost: evil.example\r\nx: y";
-    let (status, _) = ask(&world, &rebound.replace(" HTTP/1.1\r\nhost: evil.example\r\nx: y", "")).await;
+    let (status, _) = ask(
+        &world,
+        &rebound.replace(" HTTP/1.1\r\nhost: evil.example\r\nx: y", ""),
+    )
+    .await;
     assert_eq!(status, 200);
     let mut stream = TcpStream::connect(world.address).await.expect("open");
     let whole = format!("{rebound}\r\nconnection: close\r\n\r\n");
@@ -165,7 +181,9 @@ async fn the_dump_shows_what_is_in_use_what_waits_and_what_was_refused() {
     let mut report = Report::default();
     let kind = ResourceType::Cluster;
     report.inventory.accept(kind, "active", accepted("active"));
-    report.inventory.accept(kind, "warming", accepted("warming"));
+    report
+        .inventory
+        .accept(kind, "warming", accepted("warming"));
     let refused = |body| Refused {
         version: "v2".into(),
         body,
@@ -185,14 +203,21 @@ async fn the_dump_shows_what_is_in_use_what_waits_and_what_was_refused() {
     let (_, text) = ask(&world, "GET /config_dump").await;
     let dump: Value = serde_json::from_str(&text).expect("JSON");
     let clusters = &dump["configs"][1];
-    let active = clusters["dynamic_active_clusters"].as_array().expect("a list");
+    let active = clusters["dynamic_active_clusters"]
+        .as_array()
+        .expect("a list");
     assert_eq!(active[0]["version_info"], "v1");
     assert_eq!(active[0]["cluster"]["@type"], kind.url());
     assert_eq!(active[0]["error_state"]["version_info"], "v2");
-    assert_eq!(active[0]["error_state"]["details"], "lb_policy: not supported");
+    assert_eq!(
+        active[0]["error_state"]["details"],
+        "lb_policy: not supported"
+    );
     assert_eq!(active[1]["cluster"]["name"], "never-good");
     assert_eq!(active[0]["last_updated"], "1970-01-01T00:00:00.000Z");
-    let warming = clusters["dynamic_warming_clusters"].as_array().expect("a list");
+    let warming = clusters["dynamic_warming_clusters"]
+        .as_array()
+        .expect("a list");
     assert_eq!(warming.len(), 1);
     assert_eq!(warming[0]["cluster"]["name"], "warming");
     let (_, text) = ask(&world, "GET /config_dump?resource=dynamic_warming_clusters").await;

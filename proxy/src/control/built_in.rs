@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use remora_ir::action::Target;
 use remora_ir::cluster::{
-    Balancing, CircuitLimits, Cluster, ConnectionPolicy, Discovery, Limit,
-    Policy, RetryLimit, SourceAddress, Thresholds, UpstreamProtocol,
+    Balancing, CircuitLimits, Cluster, ConnectionPolicy, Discovery, Limit, Policy, RetryLimit,
+    SourceAddress, Thresholds, UpstreamProtocol,
 };
 use remora_ir::listener::{
     Bind, ChainMatch, Direction, FilterChain, FilterChains, Inspect, Interception, Listener,
@@ -183,7 +183,10 @@ mod tests {
         let slots = SlotTable::default();
         let mut snapshot = Snapshot::default();
         BuiltIn::pass_through(&slots).complete(&mut snapshot);
-        for (port, name) in [(OUTBOUND_PORT, "virtualOutbound"), (INBOUND_PORT, "virtualInbound")] {
+        for (port, name) in [
+            (OUTBOUND_PORT, "virtualOutbound"),
+            (INBOUND_PORT, "virtualInbound"),
+        ] {
             let at = SocketAddr::from(([10, 0, 0, 1], port));
             let listener = snapshot.listeners.by_destination(at).found().expect("open");
             assert_eq!(listener.name.as_str(), name);

@@ -102,7 +102,10 @@ impl Inventory {
 
     /// Forgets a name. Says whether something accepted went with it.
     pub fn remove(&mut self, kind: ResourceType, name: &str) -> bool {
-        let removed = self.kinds.get_mut(&kind).and_then(|names| names.remove(name));
+        let removed = self
+            .kinds
+            .get_mut(&kind)
+            .and_then(|names| names.remove(name));
         removed.is_some_and(|entry| entry.accepted.is_some())
     }
 
@@ -206,7 +209,10 @@ mod tests {
         let entry = inventory.find(KIND, "a").expect("known");
         assert_eq!(entry.accepted.as_ref().map(|a| &*a.version), Some("1"));
         assert!(entry.refused.is_some());
-        assert!(inventory.renew(KIND, &raw("1", b"good")), "the good one again");
+        assert!(
+            inventory.renew(KIND, &raw("1", b"good")),
+            "the good one again"
+        );
         assert_eq!(inventory.find(KIND, "a").expect("known").refused, None);
     }
 
@@ -223,7 +229,11 @@ mod tests {
     #[test]
     fn only_accepted_dynamic_resources_are_kept() {
         let mut inventory = Inventory::default();
-        inventory.accept(ResourceType::Listener, "l", accepted("1", b"", Source::Dynamic));
+        inventory.accept(
+            ResourceType::Listener,
+            "l",
+            accepted("1", b"", Source::Dynamic),
+        );
         inventory.accept(KIND, "a", accepted("1", b"", Source::Dynamic));
         inventory.accept(KIND, "static", accepted("", b"", Source::Static));
         inventory.refuse(KIND, "never-good", refused());

@@ -105,7 +105,11 @@ async fn resolve_always(policy: Arc<Cluster>, resolved: mpsc::Sender<Resolved>) 
         if sent.as_ref() != Some(&endpoints) {
             sent = Some(Arc::clone(&endpoints));
             let cluster = cluster.clone();
-            if resolved.send(Resolved { cluster, endpoints }).await.is_err() {
+            if resolved
+                .send(Resolved { cluster, endpoints })
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -118,7 +122,9 @@ async fn look_up(name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
     let found = tokio::time::timeout(MAX_LOOK_UP, tokio::net::lookup_host((name, port))).await;
-    Ok(found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?.collect())
+    Ok(found
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?
+        .collect())
 }
 
 /// The addresses of the wanted families, sorted and each once.

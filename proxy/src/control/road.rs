@@ -159,7 +159,10 @@ impl Road {
         is_kept_changed |= self.withdraw(kind, &translation.removed, &mut updates);
         let applied = self.assembler.apply(updates);
         for key in &applied.fixed {
-            tracing::debug!(name = key.name, "resource of the bootstrap file: not replaced");
+            tracing::debug!(
+                name = key.name,
+                "resource of the bootstrap file: not replaced"
+            );
         }
         let mut effect = Effect::of(applied);
         effect.kept = is_kept_changed;

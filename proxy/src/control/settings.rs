@@ -129,7 +129,11 @@ fn dialable(said: &translate::ControlPlane) -> anyhow::Result<ControlPlane> {
 /// Makes the node that the flags describe. Source: Istio's `sidecar~ip~name.namespace~domain`.
 pub fn node_from_flags(args: &NodeArgs) -> Node {
     let own = || vec![own_address()];
-    let ips = if args.ip.is_empty() { own() } else { args.ip.clone() };
+    let ips = if args.ip.is_empty() {
+        own()
+    } else {
+        args.ip.clone()
+    };
     let whole_id = args.node.as_deref().filter(|node| node.contains('~'));
     let named = args.node.as_deref().filter(|node| !node.contains('~'));
     let said = named.or(args.name.as_deref()).map(str::to_owned);
@@ -140,7 +144,10 @@ pub fn node_from_flags(args: &NodeArgs) -> Node {
         namespace = namespace.or_else(|| Some(in_id.to_owned()));
     }
     let namespace = namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-    let first = ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let first = ips
+        .first()
+        .copied()
+        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let id = whole_id.map_or_else(
         || format!("sidecar~{first}~{name}.{namespace}~{namespace}.svc.cluster.local"),
         str::to_owned,
@@ -157,12 +164,13 @@ pub fn node_from_flags(args: &NodeArgs) -> Node {
 
 /// What logs and admin need of a node.
 pub fn identity(node: &Node) -> Identity {
-    let of_metadata = node.metadata.as_ref().and_then(|metadata| {
-        match &metadata.fields.get("NAMESPACE")?.kind {
-            Some(Kind::StringValue(namespace)) => Some(namespace.as_str()),
-            _ => None,
-        }
-    });
+    let of_metadata =
+        node.metadata
+            .as_ref()
+            .and_then(|metadata| match &metadata.fields.get("NAMESPACE")?.kind {
+                Some(Kind::StringValue(namespace)) => Some(namespace.as_str()),
+                _ => None,
+            });
     let of_id = parts(&node.id).map(|(_, _, namespace)| namespace);
     Identity {
         node_id: node.id.as_str().into(),
@@ -253,7 +261,10 @@ mod tests {
     #[test]
     fn the_parts_make_a_sidecars_node() {
         let node = node_from_flags(&flags());
-        assert_eq!(node.id, "sidecar~10.0.0.1~app-1.shop~shop.svc.cluster.local");
+        assert_eq!(
+            node.id,
+            "sidecar~10.0.0.1~app-1.shop~shop.svc.cluster.local"
+        );
         assert_eq!(node.cluster, "app-1.shop");
         let fields = node.metadata.as_ref().expect("metadata").fields.clone();
         assert_eq!(fields["NAMESPACE"], text("shop"));

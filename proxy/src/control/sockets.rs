@@ -106,8 +106,7 @@ impl Bindings {
         };
         let sockets = self.sockets.listen_tcp(&spec, self.workers)?;
         let bound = sockets.first().and_then(|socket| socket.local_addr().ok());
-        let accept =
-            AcceptSockets::new(bound.unwrap_or(address), sockets, self.workers.get());
+        let accept = AcceptSockets::new(bound.unwrap_or(address), sockets, self.workers.get());
         self.open.insert(address, Arc::new(accept));
         Ok(())
     }

@@ -93,8 +93,10 @@ impl ControlStats {
         self.clusters.set(gauge(snapshot.clusters.iter().count()));
         self.listeners.set(gauge(snapshot.listeners.len()));
         self.routes.set(gauge(snapshot.routes.len()));
-        self.warming_clusters.set(gauge(waiting(ResourceType::Cluster)));
-        self.warming_listeners.set(gauge(waiting(ResourceType::Listener)));
+        self.warming_clusters
+            .set(gauge(waiting(ResourceType::Cluster)));
+        self.warming_listeners
+            .set(gauge(waiting(ResourceType::Listener)));
     }
 }
 

@@ -110,7 +110,8 @@ fn ports(live: &Live) -> Vec<String> {
     hosts
         .flat_map(|set| {
             let all = set.hosts().iter();
-            all.map(|host| host.record.address().to_string()).collect::<Vec<_>>()
+            all.map(|host| host.record.address().to_string())
+                .collect::<Vec<_>>()
         })
         .collect()
 }
@@ -134,13 +135,21 @@ async fn the_road_of_an_update_from_the_stream_to_the_workers() {
 
     // Endpoints go into the cluster's own cell.
     assert_eq!(peer.push(EDS, &[endpoints("a", 81)], &[]).await, None);
-    world.until("the endpoint", |live| ports(live) == ["10.0.0.1:81"]).await;
+    world
+        .until("the endpoint", |live| ports(live) == ["10.0.0.1:81"])
+        .await;
     assert_eq!(world.live.generation(), generation);
     assert!(Arc::ptr_eq(&configured, &world.live.current()));
 
     // A refusal names what and where, and changes nothing.
-    let refusal = peer.push(RDS, &[bad_routes("r")], &[]).await.expect("a NACK");
-    assert!(refusal.starts_with("r: virtual_hosts[0].routes[0]"), "{refusal}");
+    let refusal = peer
+        .push(RDS, &[bad_routes("r")], &[])
+        .await
+        .expect("a NACK");
+    assert!(
+        refusal.starts_with("r: virtual_hosts[0].routes[0]"),
+        "{refusal}"
+    );
     assert!(Arc::ptr_eq(&configured, &world.live.current()));
     let report = world.report().await;
     let entry = report.inventory.find(RDS, "r").expect("known");
@@ -149,9 +158,17 @@ async fn the_road_of_an_update_from_the_stream_to_the_workers() {
     // The control plane goes: nothing changes. It comes back and is told what is held.
     drop(peer);
     let mut peer = world.control_plane.stream().await;
-    for (kind, name, version) in [(CDS, "a", "1s"), (EDS, "a", "81"), (LDS, "l", "0"), (RDS, "r", "a")] {
+    for (kind, name, version) in [
+        (CDS, "a", "1s"),
+        (EDS, "a", "81"),
+        (LDS, "l", "0"),
+        (RDS, "r", "a"),
+    ] {
         peer.asked_for(kind, None).await;
-        assert_eq!(peer.held[&kind].get(name).map(String::as_str), Some(version));
+        assert_eq!(
+            peer.held[&kind].get(name).map(String::as_str),
+            Some(version)
+        );
     }
     // Even if it says everything again, no work is done.
     for (kind, resource) in [
@@ -166,14 +183,22 @@ async fn the_road_of_an_update_from_the_stream_to_the_workers() {
     let report = world.report().await;
     assert!(report.pending.is_empty() && report.unbound.is_empty());
     assert!(Arc::ptr_eq(&configured, &world.live.current()));
-    assert_eq!(ports(&configured), ["10.0.0.1:81"], "withdrawn endpoints keep their last value");
+    assert_eq!(
+        ports(&configured),
+        ["10.0.0.1:81"],
+        "withdrawn endpoints keep their last value"
+    );
     let kept: Vec<_> = world.kept.borrow().iter().map(|one| one.kind).collect();
     assert_eq!(kept, [CDS, EDS, LDS, RDS]);
 
     // One edited policy is one generation, and keeps the hosts.
     let before = configured.clusters().next().expect("one").hosts();
     assert_eq!(peer.push(CDS, &[eds_cluster("a", "2s")], &[]).await, None);
-    world.until("a generation", |live| live.snapshot.generation == generation + 1).await;
+    world
+        .until("a generation", |live| {
+            live.snapshot.generation == generation + 1
+        })
+        .await;
     let after = world.live.current().clusters().next().expect("one").hosts();
     let record = |hosts: &remora_balance::HostSet| Arc::clone(&hosts.hosts()[0].record);
     assert!(Arc::ptr_eq(&record(&before), &record(&after)));
@@ -192,7 +217,10 @@ async fn built_in_listeners_serve_until_the_configuration_is_whole() {
     assert_eq!(peer.push(LDS, &[listener("l", 0, "r")], &[]).await, None);
     peer.asked_for(RDS, Some("r")).await;
     assert!(world.report().await.pending.len() == 2);
-    assert_eq!(world.live.current().snapshot.listeners.len(), built_in.snapshot.listeners.len());
+    assert_eq!(
+        world.live.current().snapshot.listeners.len(),
+        built_in.snapshot.listeners.len()
+    );
     assert_eq!(peer.push(RDS, &[routes("r", "a")], &[]).await, None);
     // Endpoints that do not exist are not waited for.
     assert_eq!(peer.push(EDS, &[], &["a"]).await, None);

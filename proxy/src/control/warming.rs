@@ -73,7 +73,11 @@ mod tests {
         warming.follow(&[pending("a")], start);
         let later = start + Duration::from_secs(5);
         warming.follow(&[pending("a"), pending("b")], later);
-        assert_eq!(warming.deadline(), start + MAX_WAIT, "not moved by a later look");
+        assert_eq!(
+            warming.deadline(),
+            start + MAX_WAIT,
+            "not moved by a later look"
+        );
         assert!(warming.take_late(later).is_empty());
         assert_eq!(warming.take_late(start + MAX_WAIT), [pending("a").key]);
         assert_eq!(warming.deadline(), later + MAX_WAIT);

@@ -55,7 +55,9 @@ fn open_admin(
     sockets: &mut Sockets,
 ) -> anyhow::Result<Vec<TcpListener>> {
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, ports.admin_port.unwrap_or(ADMIN_PORT)));
-    let mut address = of_bootstrap.filter(|_| ports.admin_port.is_none()).unwrap_or(default);
+    let mut address = of_bootstrap
+        .filter(|_| ports.admin_port.is_none())
+        .unwrap_or(default);
     if !address.ip().is_loopback() {
         let asked = address;
         address.set_ip(match asked {

@@ -49,7 +49,11 @@ impl ConnectionBudget {
     /// Source: `envoy.config.listener.v3.Listener` connection limits.
     pub fn of_listener(&self, listener: &Arc<Listener>) -> Option<Self> {
         let most = usize::try_from(listener.max_connections?.get()).unwrap_or(usize::MAX);
-        let mut known = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self
+            .shared
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         known.retain(|(listener, _)| listener.strong_count() > 0);
         let is_it = |other: &Weak<Listener>| std::ptr::eq(other.as_ptr(), Arc::as_ptr(listener));
         if let Some((_, budget)) = known.iter().find(|(other, _)| is_it(other)) {

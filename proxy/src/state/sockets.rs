@@ -91,7 +91,10 @@ mod tests {
 
     #[test]
     fn every_socket_has_exactly_one_worker() {
-        assert_eq!(share_out(vec![0, 1, 2, 3, 4], 2), [vec![0, 2, 4], vec![1, 3]]);
+        assert_eq!(
+            share_out(vec![0, 1, 2, 3, 4], 2),
+            [vec![0, 2, 4], vec![1, 3]]
+        );
         assert_eq!(share_out(vec![0], 2), [vec![0], vec![]]);
         assert_eq!(share_out(vec![0], 0), Vec::<Vec<i32>>::new());
     }

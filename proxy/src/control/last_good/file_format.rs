@@ -49,10 +49,7 @@ pub enum Damage {
 }
 
 /// Writes the file's bytes.
-pub fn encode<'a>(
-    node_id: &str,
-    resources: impl Iterator<Item = &'a KeptResource>,
-) -> Vec<u8> {
+pub fn encode<'a>(node_id: &str, resources: impl Iterator<Item = &'a KeptResource>) -> Vec<u8> {
     let mut body = Vec::new();
     put(&mut body, node_id.as_bytes());
     let count_at = body.len();

@@ -113,12 +113,19 @@ fn the_file_is_its_owners_and_holds_no_private_key() {
     let with_key = b"-----BEGIN RSA PRIVATE KEY-----";
     resources.push(resource(ResourceType::Cluster, "with-key", with_key));
     store.save(&resources).expect("saved");
-    let mode = std::fs::metadata(store.path()).expect("file").permissions().mode();
+    let mode = std::fs::metadata(store.path())
+        .expect("file")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     let contents = store.load().expect("whole").expect("present");
     assert_eq!(contents.resources, some());
     let bytes = std::fs::read(store.path()).expect("file");
-    assert!(!bytes.windows(3).any(|window| window == b"KEY" || window == b"key"));
+    assert!(
+        !bytes
+            .windows(3)
+            .any(|window| window == b"KEY" || window == b"key")
+    );
 }
 
 #[test]
@@ -130,7 +137,10 @@ fn a_damaged_file_and_another_nodes_file_are_refused_by_name() {
     assert!(error.to_string().contains("last-good-"), "{error}");
     std::fs::write(store.path(), encode("other", some().iter())).expect("written");
     let error = store.load().expect_err("other node").to_string();
-    assert!(error.contains("`other`") && error.contains("`node`"), "{error}");
+    assert!(
+        error.contains("`other`") && error.contains("`node`"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -67,7 +67,12 @@ pub(in crate::control) fn routes(name: &str, cluster: &str) -> RawResource {
 pub(in crate::control) fn bad_routes(name: &str) -> RawResource {
     let route = json!({ "match": { "safe_regex": { "regex": "(" } }, "route": { "cluster": "a" } });
     let host = json!({ "name": "all", "domains": ["*"], "routes": [route] });
-    raw(RDS, name, "bad", &json!({ "name": name, "virtual_hosts": [host] }))
+    raw(
+        RDS,
+        name,
+        "bad",
+        &json!({ "name": name, "virtual_hosts": [host] }),
+    )
 }
 
 fn take(
@@ -163,7 +168,10 @@ fn what_came_again_as_it_was_does_no_work() {
     let mut renewed = eds_cluster("a", "1s");
     renewed.version = "another".to_owned();
     let effect = put(&mut road, CDS, vec![renewed]);
-    assert!(!effect.snapshot, "a version alone changes nothing that is served");
+    assert!(
+        !effect.snapshot,
+        "a version alone changes nothing that is served"
+    );
     assert!(effect.kept, "but it is what the control plane will be told");
     assert_eq!(road.inventory().versions()[CDS.url()]["a"], "another");
 }
@@ -177,11 +185,14 @@ fn a_refusal_changes_nothing_that_is_served_and_good_siblings_are_taken() {
     assert_eq!(rejections.len(), 1);
     assert_eq!(rejections[0].name, "r");
     let place = "virtual_hosts[0].routes[0].match";
-    assert!(rejections[0].reason.contains(place), "{}", rejections[0].reason);
+    assert!(
+        rejections[0].reason.contains(place),
+        "{}",
+        rejections[0].reason
+    );
     let name = remora_ir::RouteName::new("r");
-    let table = |snapshot: &Snapshot| {
-        Arc::clone(snapshot.route_table(&name).found().expect("served"))
-    };
+    let table =
+        |snapshot: &Snapshot| Arc::clone(snapshot.route_table(&name).found().expect("served"));
     assert!(Arc::ptr_eq(&table(&before), &table(&road.snapshot(2))));
     let entry = road.inventory().find(RDS, "r").expect("known");
     assert_eq!(entry.refused.as_ref().map(|one| &*one.version), Some("bad"));
@@ -205,14 +216,24 @@ fn withdrawn_endpoints_and_routes_stay_and_withdrawn_clusters_and_listeners_go()
     for kind in [EDS, RDS] {
         let name = if kind == EDS { "a" } else { "r" };
         let (rejections, effect) = take(&mut road, kind, vec![], &[name]);
-        assert_eq!((rejections.len(), effect), (0, Effect::default()), "{kind:?}");
+        assert_eq!(
+            (rejections.len(), effect),
+            (0, Effect::default()),
+            "{kind:?}"
+        );
     }
-    assert_eq!((cluster_names(&road).len(), listener_names(&road).len()), (1, 1));
+    assert_eq!(
+        (cluster_names(&road).len(), listener_names(&road).len()),
+        (1, 1)
+    );
     let (_, effect) = take(&mut road, LDS, vec![], &["l"]);
     assert!(effect.snapshot && effect.kept);
     assert!(listener_names(&road).is_empty());
     assert!(road.wanted(RDS).is_empty());
-    assert!(road.inventory().find(RDS, "r").is_none(), "nothing refers to it any more");
+    assert!(
+        road.inventory().find(RDS, "r").is_none(),
+        "nothing refers to it any more"
+    );
     let (_, effect) = take(&mut road, CDS, vec![], &["a", "never-was"]);
     assert!(effect.snapshot);
     assert!(cluster_names(&road).is_empty() && road.endpoints("a").is_none());
@@ -221,7 +242,11 @@ fn withdrawn_endpoints_and_routes_stay_and_withdrawn_clusters_and_listeners_go()
 #[test]
 fn what_waits_for_something_that_does_not_exist_waits_in_vain() {
     let mut road = road();
-    put(&mut road, CDS, vec![eds_cluster("a", "1s"), eds_cluster("b", "1s")]);
+    put(
+        &mut road,
+        CDS,
+        vec![eds_cluster("a", "1s"), eds_cluster("b", "1s")],
+    );
     let in_vain = road.waiting_in_vain(EDS, &["a".to_owned()]);
     assert_eq!(in_vain, [Key::new(CDS, "a")]);
     assert!(road.force(&in_vain).snapshot);
@@ -251,5 +276,8 @@ fn what_was_kept_takes_the_same_road() {
     assert_eq!(cluster_names(&restored), ["a"]);
     assert_eq!(listener_names(&restored), ["l"]);
     assert!(restored.pending().is_empty());
-    assert_eq!(restored.inventory().versions(), whole().inventory().versions());
+    assert_eq!(
+        restored.inventory().versions(),
+        whole().inventory().versions()
+    );
 }

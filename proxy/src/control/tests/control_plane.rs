@@ -44,7 +44,9 @@ pub(super) struct Peer {
 
 impl ControlPlane {
     pub(super) async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
         let address = listener.local_addr().expect("bound");
         let (sender, streams) = mpsc::unbounded_channel();
         let service = AggregatedDiscoveryServiceServer::new(Service(sender));
