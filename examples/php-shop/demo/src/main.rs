@@ -85,7 +85,7 @@ fn main() -> ExitCode {
         }
         Ok((false, false)) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("error: {error:?}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
