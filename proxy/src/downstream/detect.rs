@@ -17,20 +17,20 @@ use crate::network::tcp::{Dialling, Upstream};
 use crate::stream::Stream;
 
 /// What is known of a connection, and what was heard while finding out.
-pub struct Detected {
+pub(super) struct Detected {
     /// What it is.
-    pub verdict: Verdict,
+    pub(super) verdict: Verdict,
     /// Bytes of the downstream.
-    pub first: BytesMut,
+    pub(super) first: BytesMut,
     /// Bytes of the upstream.
-    pub greeting: BytesMut,
+    pub(super) greeting: BytesMut,
     /// The connection to the host that the TCP chain picked.
-    pub upstream: Upstream,
+    pub(super) upstream: Upstream,
 }
 
 /// Finds out what is spoken on a connection. `dial` begins a connection to the host that the TCP
 /// chain would pick; it is called at most once.
-pub async fn detect(
+pub(super) async fn detect(
     stream: &Stream,
     mut detector: Detector,
     dial: impl FnOnce() -> Dialling,

@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 
 /// Who spoke first, the last time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Habit {
+pub(super) enum Habit {
     /// The client.
     ClientFirst,
     /// The server.
@@ -20,7 +20,7 @@ pub enum Habit {
 /// A bounded memory of destinations. What was neither seen nor asked for while as many others
 /// as [`GENERATION`] were is forgotten.
 #[derive(Debug, Default)]
-pub struct Habits {
+pub(super) struct Habits {
     young: FxHashMap<SocketAddr, Habit>,
     old: FxHashMap<SocketAddr, Habit>,
 }
@@ -30,7 +30,7 @@ const GENERATION: usize = 1024;
 
 impl Habits {
     /// What is known of a destination.
-    pub fn of(&mut self, destination: SocketAddr) -> Option<Habit> {
+    pub(super) fn of(&mut self, destination: SocketAddr) -> Option<Habit> {
         if let Some(habit) = self.young.get(&destination) {
             return Some(*habit);
         }
@@ -40,7 +40,7 @@ impl Habits {
     }
 
     /// Remembers who spoke first.
-    pub fn learn(&mut self, destination: SocketAddr, habit: Habit) {
+    pub(super) fn learn(&mut self, destination: SocketAddr, habit: Habit) {
         if self.young.len() >= GENERATION && !self.young.contains_key(&destination) {
             self.old = std::mem::take(&mut self.young);
         }

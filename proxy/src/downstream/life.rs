@@ -21,11 +21,11 @@ use crate::state::{ConnectionBudget, ConnectionGuard, Shared};
 
 /// What a worker keeps for one listener of one configuration.
 #[derive(Debug)]
-pub struct Life {
+pub(super) struct Life {
     /// The listener.
-    pub listener: Arc<Listener>,
+    pub(super) listener: Arc<Listener>,
     /// Its counters.
-    pub stats: ListenerStats,
+    pub(super) stats: ListenerStats,
     drain: Drain,
     watch: Watch,
     budget: Option<ConnectionBudget>,
@@ -36,22 +36,22 @@ pub struct Life {
 
 /// One worker's counters of one listener, under Envoy's names (`listener.<address>.…`).
 #[derive(Debug)]
-pub struct ListenerStats {
+pub(super) struct ListenerStats {
     /// `downstream_cx_total`: connections accepted or handed over.
-    pub cx_total: Counter,
+    pub(super) cx_total: Counter,
     cx_active: Gauge,
     /// `downstream_cx_overflow`: closed because the listener had as many as allowed.
-    pub cx_overflow: Counter,
+    pub(super) cx_overflow: Counter,
     /// `downstream_global_cx_overflow`: closed because the process had as many as allowed.
-    pub global_cx_overflow: Counter,
+    pub(super) global_cx_overflow: Counter,
     /// `downstream_pre_cx_timeout`: closed because nothing was said in time.
-    pub pre_cx_timeout: Counter,
+    pub(super) pre_cx_timeout: Counter,
     /// `no_filter_chain_match`: closed because no chain takes them.
-    pub no_filter_chain_match: Counter,
+    pub(super) no_filter_chain_match: Counter,
     /// `downstream_cx_no_original_dst`: redirected, but from where is unknown.
-    pub no_original_dst: Counter,
+    pub(super) no_original_dst: Counter,
     /// `downstream_cx_loop`: redirected from the proxy itself.
-    pub loops: Counter,
+    pub(super) loops: Counter,
 }
 
 impl ListenerStats {
@@ -72,7 +72,9 @@ impl ListenerStats {
 
 /// What a connection holds while it lives; it ends when dropped.
 #[derive(Debug, Default)]
-pub struct Hold(Option<Held>);
+pub struct Hold {
+    _held: Option<Held>,
+}
 
 #[derive(Debug)]
 struct Held {
@@ -91,7 +93,7 @@ impl Drop for Held {
 
 impl Life {
     /// Begins; a process that drains already drains this one too.
-    pub fn new(listener: Arc<Listener>, shared: &Shared) -> Self {
+    pub(super) fn new(listener: Arc<Listener>, shared: &Shared) -> Self {
         let (drain, watch) = Drain::new();
         let tcp = listener.chains.iter().filter_map(|chain| match &chain.network {
             Network::Tcp(proxy) => {
@@ -114,50 +116,52 @@ impl Life {
     }
 
     /// Takes a place for a connection, or says that the listener has none left.
-    pub fn try_hold(self: &Rc<Self>, process: ConnectionGuard, shared: &Shared) -> Option<Hold> {
+    pub(super) fn try_hold(self: &Rc<Self>, process: ConnectionGuard, shared: &Shared) -> Option<Hold> {
         let of_listener = match &self.budget {
             Some(budget) => Some(budget.try_take()?),
             None => None,
         };
         self.open.set(self.open.get() + 1);
         self.stats.cx_total.increment();
-        Some(Hold(Some(Held {
+        let of_process = shared.drains.watch(self.listener.direction);
+        let held = Held {
             life: Rc::clone(self),
             _active: self.stats.cx_active.hold(),
             _of_listener: of_listener,
             _of_process: process,
-            _ends: [self.watch.token(), shared.drains.watch(self.listener.direction).token()],
-        })))
+            _ends: [self.watch.token(), of_process.token()],
+        };
+        Some(Hold { _held: Some(held) })
     }
 
     /// The statistics of one of the listener's TCP chains.
-    pub fn tcp_stats(&self, proxy: &Arc<TcpProxy>) -> Option<Rc<TcpStats>> {
+    pub(super) fn tcp_stats(&self, proxy: &Arc<TcpProxy>) -> Option<Rc<TcpStats>> {
         let found = self.tcp.iter().find(|(known, _)| *known == Arc::as_ptr(proxy));
         found.map(|(_, stats)| Rc::clone(stats))
     }
 
     /// Tells connections when to end.
-    pub const fn watch(&self) -> &Watch {
+    pub(super) const fn watch(&self) -> &Watch {
         &self.watch
     }
 
     /// The drain that ends its connections.
-    pub const fn drain(&self) -> &Drain {
+    pub(super) const fn drain(&self) -> &Drain {
         &self.drain
     }
 
     /// Connections open now.
-    pub const fn open(&self) -> usize {
+    pub(super) const fn open(&self) -> usize {
         self.open.get()
     }
 
     /// Whether the process' inbound drain is its.
-    pub fn is_inbound(&self) -> bool {
+    pub(super) fn is_inbound(&self) -> bool {
         self.listener.direction == Direction::Inbound
     }
 
     /// Goes as far as the process' drain has gone.
-    pub fn follow(&self, stage: Stage) {
+    pub(super) fn follow(&self, stage: Stage) {
         match stage {
             Stage::Open => {}
             Stage::Graceful { deadline } => self.drain.graceful(deadline - clock::now()),

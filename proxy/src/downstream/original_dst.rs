@@ -17,16 +17,16 @@ use socket2::SockRef;
 
 /// A connection's destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Destination {
+pub(super) struct Destination {
     /// Where the peer wanted to go.
-    pub address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// Whether it was redirected to get here.
-    pub is_original: bool,
+    pub(super) is_original: bool,
 }
 
 /// Why a connection has no destination.
 #[derive(Debug, thiserror::Error)]
-pub enum NoDestination {
+pub(super) enum NoDestination {
     /// The kernel does not know it, as when the port was dialled without any redirection.
     #[error("no original destination (is the connection redirected?)")]
     Unknown(#[source] io::Error),
@@ -43,7 +43,7 @@ pub enum NoDestination {
 ///
 /// # Errors
 /// If it is to be refused.
-pub fn find(
+pub(super) fn find(
     socket: &impl AsFd,
     interception: Interception,
     listeners: &[SocketAddr],
@@ -86,7 +86,7 @@ fn no_address() -> io::Error {
 }
 
 /// An address with IPv4 as IPv4.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some() => {
             SocketAddr::new(address.ip().to_canonical(), address.port())

@@ -37,18 +37,18 @@ const GRACE_WITHIN_PREFIX: Duration = Duration::from_secs(1);
 
 /// What was heard from both sides so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Heard<'a> {
+pub(super) struct Heard<'a> {
     /// All bytes of the client.
-    pub client: &'a [u8],
+    pub(super) client: &'a [u8],
     /// Whether it will send no more.
-    pub client_ended: bool,
+    pub(super) client_ended: bool,
     /// All bytes of the server.
-    pub server: &'a [u8],
+    pub(super) server: &'a [u8],
 }
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Dial the host that the TCP chain would pick.
     Dial,
     /// Wait for either side, the dial, or this moment.
@@ -59,7 +59,7 @@ pub enum Step {
 
 /// What a connection is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// TLS, with what its ClientHello asks for.
     Tls(ClientHello),
     /// HTTP/1.
@@ -96,7 +96,7 @@ enum Dial {
 
 /// The rules, for one connection.
 #[derive(Debug)]
-pub struct Detector {
+pub(super) struct Detector {
     inspect: Inspect,
     dial: Dial,
     dial_at: Instant,
@@ -107,7 +107,7 @@ pub struct Detector {
 
 impl Detector {
     /// Begins at `now`. `can_dial` is whether a TCP chain would take the connection.
-    pub fn new(inspect: Inspect, habit: Option<Habit>, can_dial: bool, now: Instant) -> Self {
+    pub(super) fn new(inspect: Inspect, habit: Option<Habit>, can_dial: bool, now: Instant) -> Self {
         let patience = match habit {
             Some(Habit::ClientFirst) => PATIENCE,
             Some(Habit::ServerFirst) | None => Duration::ZERO,
@@ -122,17 +122,17 @@ impl Detector {
     }
 
     /// The dial has succeeded.
-    pub const fn on_dialled(&mut self) {
+    pub(super) const fn on_dialled(&mut self) {
         self.dial = Dial::Up;
     }
 
     /// The dial has failed, or what was dialled has ended without a word.
-    pub const fn on_dial_failed(&mut self, now: Instant) {
+    pub(super) const fn on_dial_failed(&mut self, now: Instant) {
         self.dial = Dial::Failed(now);
     }
 
     /// What to do, with what was heard up to `now`.
-    pub fn step(&mut self, heard: Heard<'_>, now: Instant) -> Step {
+    pub(super) fn step(&mut self, heard: Heard<'_>, now: Instant) -> Step {
         if !heard.server.is_empty() {
             return Step::Done(Verdict::ServerFirst(detect::sniff_greeting(heard.server)));
         }
@@ -210,4 +210,4 @@ enum Judged {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -147,6 +147,3 @@ pub fn log(
     };
     worker.logs.log(logs, &record);
 }
-
-#[cfg(test)]
-mod tests;
