@@ -84,12 +84,16 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         clear(&self.name);
+        let is_kept = self.keep || std::thread::panicking();
+        if is_kept {
+            // Without an owner the janitor leaves the folder alone.
+            let _ = fs::remove_file(self.folder.join("owner"));
+        }
         if let Some(mut janitor) = self.janitor.take() {
             drop(janitor.stdin.take());
             let _ = janitor.wait();
         }
-        if self.keep || std::thread::panicking() {
-            let _ = fs::remove_file(self.folder.join("owner"));
+        if is_kept {
             eprintln!("logs are kept in {}", self.folder.join("logs").display());
         } else {
             let _ = fs::remove_dir_all(&self.folder);

@@ -59,7 +59,8 @@ impl Programs {
         Ok(spec
             .args(["control-plane", "--config"])
             .arg(config)
-            .args(["--listen", &format!("0.0.0.0:{CONTROL_PLANE_PORT}")]))
+            .args(["--listen", &format!("0.0.0.0:{CONTROL_PLANE_PORT}")])
+            .args(["--access-log", "stdout"]))
     }
 
     /// The command that redirects a host's traffic.

@@ -50,6 +50,29 @@ fn beyond_the_limit_requests_wait_and_beyond_that_they_are_refused() {
 }
 
 #[test]
+fn connections_made_before_a_limit_do_not_escape_it() {
+    run(async {
+        let upstream = HttpUpstream::on_loopback(Reply::status(200, "ok")).expect("a port");
+        let mut world = World::new(upstream.address(), |_| {});
+        let mut unlimited = Vec::new();
+        for _ in 0..3 {
+            let mut lease = world.lease().await.expect("there is no limit");
+            send(&mut lease, &get()).await.expect("sent");
+            receive(&mut lease).await.expect("an answer");
+            unlimited.push(lease);
+        }
+        assert!(unlimited.into_iter().all(Lease::finish), "they are kept");
+        world.rebind(|p| p.limits = limited(1, 1));
+        let only = world.lease().await.expect("the first is always allowed");
+        assert_eq!(upstream.accepted(), 4);
+        let another = tokio::time::timeout(Duration::from_millis(20), world.lease()).await;
+        assert!(another.is_err(), "it waits, although three connections were idle");
+        drop(only);
+        world.is_at_rest().await;
+    });
+}
+
+#[test]
 fn who_waits_opens_a_connection_when_one_is_closed() {
     run(async {
         let upstream = HttpUpstream::on_loopback(Reply::status(200, "ok")).expect("a port");
