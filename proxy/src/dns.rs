@@ -25,6 +25,7 @@ mod udp;
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -84,6 +85,7 @@ async fn run(names: Names, metrics: &Scope, sockets: DnsSockets, upstream: Upstr
         stats: Stats::new(metrics),
         in_flight: Rc::default(),
         turn: Cell::new(0),
+        is_loop_told: Cell::new(false),
     });
     let mut parts: FuturesUnordered<LocalBoxFuture<'static, ()>> = FuturesUnordered::new();
     for socket in sockets.udp {
@@ -118,6 +120,7 @@ struct Server {
     stats: Stats,
     in_flight: Rc<Cell<usize>>,
     turn: Cell<usize>,
+    is_loop_told: Cell<bool>,
 }
 
 /// What becomes of a message that came in.
@@ -140,8 +143,8 @@ struct Pending {
 }
 
 impl Server {
-    /// Decides about a message.
-    fn receive(&self, query: &[u8], transport: Transport) -> Outcome {
+    /// Decides about a message from a peer.
+    fn receive(&self, query: &[u8], peer: SocketAddr, transport: Transport) -> Outcome {
         self.stats.queries.increment();
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
@@ -157,6 +160,11 @@ impl Server {
             Decision::Drop => {
                 self.stats.dropped.increment();
                 Outcome::Nothing
+            }
+            Decision::Forward { question, .. } if self.is_loop(query, peer) => {
+                self.stats.loops.increment();
+                let code = ResponseCode::ServFail;
+                Outcome::Reply(answer::failure(query, Some(&question), code))
             }
             Decision::Forward { question, nodata } => match self.take_place() {
                 Some(place) => Outcome::Ask(Pending {
@@ -199,6 +207,20 @@ impl Server {
         }
     }
 
+    /// Whether this is a question that went upstream from here and came back.
+    fn is_loop(&self, query: &[u8], peer: SocketAddr) -> bool {
+        let id = Header::read(query).map(|header| header.id);
+        let is_loop = id.is_some_and(|id| self.forwarder.is_own(peer.port(), id));
+        if is_loop && !self.is_loop_told.replace(true) {
+            tracing::error!(
+                %peer,
+                "DNS: the proxy's own questions are redirected to it: exclude its user from the \
+                 redirection (`remora-proxy redirect apply`), or run it as that user"
+            );
+        }
+        is_loop
+    }
+
     fn take_place(&self) -> Option<Place> {
         let taken = self.in_flight.get();
         (taken < MAX_IN_FLIGHT).then(|| {
@@ -234,12 +256,14 @@ impl Drop for Place {
 /// nameservers are silent.
 const MAX_IN_FLIGHT: usize = 512;
 
-/// What is counted. Every query is one of answered, refused, dropped, overflow, forwarded.
+/// What is counted. Every query is one of answered, refused, dropped, loops, overflow,
+/// forwarded.
 struct Stats {
     queries: Counter,
     answered: Counter,
     refused: Counter,
     dropped: Counter,
+    loops: Counter,
     overflow: Counter,
     forwarded: Counter,
     upstream_failures: Counter,
@@ -253,6 +277,7 @@ impl Stats {
             answered: scope.counter("answered_local"),
             refused: scope.counter("refused"),
             dropped: scope.counter("dropped"),
+            loops: scope.counter("loops"),
             overflow: scope.counter("overflow"),
             forwarded: scope.counter("forwarded"),
             upstream_failures: scope.counter("upstream_failures"),

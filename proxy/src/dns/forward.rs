@@ -11,6 +11,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::hash_map::RandomState;
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher as _;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -34,6 +35,7 @@ pub(super) struct Forwarder {
     /// Ids come from a keyed hash of a counter, which nobody without the key can foresee.
     ids: RandomState,
     asked: Cell<u64>,
+    under_way: RefCell<HashSet<Mark>>,
     /// What a datagram is read into; borrowed for the length of one system call.
     scratch: RefCell<Box<[u8]>>,
 }
@@ -41,6 +43,22 @@ pub(super) struct Forwarder {
 /// No nameserver answered in time, or there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unanswered;
+
+/// What a question of ours looks like where it arrives: its port and its id. Redirection leaves
+/// both as they are.
+type Mark = (u16, u16);
+
+/// Keeps a mark for as long as its question is under way.
+struct Marked<'f> {
+    forwarder: &'f Forwarder,
+    mark: Mark,
+}
+
+impl Drop for Marked<'_> {
+    fn drop(&mut self) {
+        self.forwarder.under_way.borrow_mut().remove(&self.mark);
+    }
+}
 
 /// A query on its way.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +73,24 @@ impl Forwarder {
             nameservers,
             ids: RandomState::new(),
             asked: Cell::new(0),
+            under_way: RefCell::default(),
             scratch: RefCell::new(vec![0; usize::from(u16::MAX)].into_boxed_slice()),
+        }
+    }
+
+    /// Whether a question from this port under this id is one that this very forwarder asked: it
+    /// came back by a redirection that should have let it pass. Another worker's is not known here;
+    /// it then meets this question at some later turn.
+    pub(super) fn is_own(&self, port: u16, id: u16) -> bool {
+        self.under_way.borrow().contains(&(port, id))
+    }
+
+    fn mark(&self, from: SocketAddr, id: u16) -> Marked<'_> {
+        let mark = (from.port(), id);
+        self.under_way.borrow_mut().insert(mark);
+        Marked {
+            forwarder: self,
+            mark,
         }
     }
 
@@ -89,20 +124,20 @@ impl Forwarder {
     async fn ask_by_udp(&self, asked: Asked<'_>, order: Order) -> Result<Vec<u8>, Unanswered> {
         let pace = Pace::of(&order);
         let deadline = clock::now() + pace.patience;
-        let mut waiting = attempts(order).into_iter().peekable();
+        let mut waiting = attempts(order);
         let mut running = FuturesUnordered::new();
         let mut second_best = None;
         let mut silent: Vec<Rc<Nameserver>> = Vec::new();
         let mut next_at = clock::now();
         loop {
             let now = clock::now();
-            if now >= deadline || (running.is_empty() && waiting.peek().is_none()) {
+            if now >= deadline || (running.is_empty() && waiting.is_empty()) {
                 silent.iter().for_each(|server| server.suspect(now));
                 return second_best.ok_or(Unanswered);
             }
             if now >= next_at {
                 silent.iter().for_each(|server| server.suspect(now));
-                if let Some(server) = waiting.next() {
+                if let Some(server) = waiting.pop_front() {
                     silent.push(Rc::clone(&server));
                     running.push(self.attempt_by_udp(asked, server));
                     next_at = now + pace.step;
@@ -113,7 +148,10 @@ impl Forwarder {
             let wake = next_at.min(deadline);
             tokio::select! {
                 Some((server, outcome)) = running.next() => {
-                    silent.retain(|other| !Rc::ptr_eq(other, &server));
+                    // Who was heard need not be asked again, whatever was said.
+                    let is_other = |other: &Rc<Nameserver>| !Rc::ptr_eq(other, &server);
+                    silent.retain(is_other);
+                    waiting.retain(is_other);
                     match outcome {
                         Ok(reply) => {
                             server.trust();
@@ -124,7 +162,7 @@ impl Forwarder {
                         }
                         Err(error) => on_failure(&server, &error),
                     }
-                    if waiting.peek().is_some() {
+                    if !waiting.is_empty() {
                         next_at = clock::now();
                     }
                 }
@@ -152,6 +190,7 @@ impl Forwarder {
         // Connected: the kernel drops what others send, and tells of a port nobody listens on.
         socket.connect(server).await?;
         let (id, outgoing) = self.under_new_id(asked.query);
+        let _marked = self.mark(socket.local_addr()?, id);
         socket.send(&outgoing).await?;
         loop {
             let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
@@ -205,6 +244,7 @@ impl Forwarder {
         let mut stream = TcpStream::connect(server).await?;
         stream.set_nodelay(true)?;
         let (id, outgoing) = self.under_new_id(asked.query);
+        let _marked = self.mark(stream.local_addr()?, id);
         let length = u16::try_from(outgoing.len()).map_err(io::Error::other)?;
         let frame = [&length.to_be_bytes()[..], &outgoing].concat();
         stream.write_all(&frame).await?;
@@ -245,11 +285,10 @@ fn find_error(socket: &UdpSocket) -> io::Result<()> {
 }
 
 /// Each nameserver once; a single one twice, since datagrams get lost.
-fn attempts(order: Order) -> Vec<Rc<Nameserver>> {
-    let mut servers = order.servers;
-    if let [only] = &servers[..] {
-        let again = Rc::clone(only);
-        servers.push(again);
+fn attempts(order: Order) -> VecDeque<Rc<Nameserver>> {
+    let mut servers = VecDeque::from(order.servers);
+    if servers.len() == 1 {
+        servers.extend(servers.front().cloned());
     }
     servers
 }
@@ -365,7 +404,7 @@ mod tests {
         let ids: Vec<u16> = (0..64)
             .map(|_| forwarder.under_new_id(&[0; 12]).0)
             .collect();
-        let steps: std::collections::HashSet<u16> = ids
+        let steps: HashSet<u16> = ids
             .windows(2)
             .map(|pair| pair[1].wrapping_sub(pair[0]))
             .collect();

@@ -8,6 +8,7 @@
 //! may idle are bounded.
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,8 +30,8 @@ pub(super) async fn serve(server: Rc<Server>, listener: TcpListener) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
-                    connections.push(converse(&server, stream));
+                Ok((stream, peer)) if connections.len() < MAX_CONNECTIONS => {
+                    connections.push(converse(&server, stream, peer));
                 }
                 Ok((_, peer)) => tracing::debug!(%peer, "DNS: too many connections"),
                 Err(error) => {
@@ -46,7 +47,7 @@ pub(super) async fn serve(server: Rc<Server>, listener: TcpListener) {
 }
 
 /// Answers on a connection until the peer has closed it and has all answers, or idles.
-async fn converse(server: &Server, mut stream: TcpStream) -> io::Result<()> {
+async fn converse(server: &Server, mut stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut inbox = BytesMut::new();
     let mut asking = FuturesUnordered::new();
@@ -57,7 +58,7 @@ async fn converse(server: &Server, mut stream: TcpStream) -> io::Result<()> {
             let Some(query) = take_message(&mut inbox) else {
                 break;
             };
-            match server.receive(&query, Transport::Tcp) {
+            match server.receive(&query, peer, Transport::Tcp) {
                 Outcome::Reply(reply) => write(&mut writer, &reply).await?,
                 Outcome::Ask(pending) => asking.push(server.ask(pending)),
                 Outcome::Nothing => return Ok(()),

@@ -585,3 +585,45 @@ async fn questions_beyond_what_may_wait_fail_at_once() {
     })
     .await;
 }
+
+/// What a redirection does that does not let the proxy's own questions pass: the port of the asker
+/// stays, the destination becomes the proxy.
+async fn redirect_back(nameserver: UdpSocket, subject: SocketAddr) {
+    let mut datagram = vec![0; 65535];
+    loop {
+        let (length, asker) = nameserver.recv_from(&mut datagram).await.expect("received");
+        let again = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), asker.port()))
+            .await
+            .expect("bound");
+        again
+            .send_to(&datagram[..length], subject)
+            .await
+            .expect("sent");
+        let length = again.recv(&mut datagram).await.expect("received");
+        // The asker may have heard enough.
+        let _ = nameserver.send_to(&datagram[..length], asker).await;
+    }
+}
+
+#[tokio::test]
+async fn questions_that_come_back_to_the_proxy_end_there() {
+    let mut upstreams = Upstreams::new(&[None]).await;
+    let address = (Ipv4Addr::new(127, 0, 1, 1), upstreams.port);
+    let nameserver = UdpSocket::bind(address).await.expect("bound");
+    with_server(&mut upstreams, |subject| async move {
+        let asked = query(7, "cdn.example.", RecordType::A);
+        let reply = tokio::select! {
+            () = redirect_back(nameserver, subject.udp) => panic!("it does not end"),
+            reply = ask(subject.udp, &asked) => reply,
+        };
+        assert_eq!(code(&reply), ResponseCode::ServFail);
+        let counts = subject.counts();
+        assert_eq!(counts.get("dns.loops"), Some(&1));
+        assert_eq!(
+            counts.get("dns.queries_total"),
+            Some(&2),
+            "one turn and no more"
+        );
+    })
+    .await;
+}

@@ -24,7 +24,7 @@ pub(super) async fn serve(server: Rc<Server>, socket: UdpSocket) {
             received = socket.recv_from(&mut datagram) => match received {
                 Ok((length, peer)) => {
                     let query = datagram.get(..length).unwrap_or_default();
-                    match server.receive(query, Transport::Udp) {
+                    match server.receive(query, peer, Transport::Udp) {
                         Outcome::Reply(reply) => send(&socket, &reply, peer),
                         Outcome::Ask(pending) => {
                             let server = &server;
