@@ -92,7 +92,7 @@ pub struct NodeArgs {
     #[arg(long)]
     pub namespace: Option<String>,
 
-    /// The workload's address; may be repeated [default: the address this machine sends from]
+    /// The workload's address; may be repeated [default: those this machine sends from]
     #[arg(long, value_delimiter = ',')]
     pub ip: Vec<IpAddr>,
 

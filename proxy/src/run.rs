@@ -70,13 +70,16 @@ pub fn run(args: &RunArgs) -> anyhow::Result<()> {
         Some(path) => from_file(path)?,
         None => Settings::from_flags(&args.node),
     };
-    Builder::new_current_thread()
+    let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(HELPERS)
         .thread_name("helper")
         .build()
-        .context("cannot make the control thread's runtime")?
-        .block_on(serve(args, settings, log))
+        .context("cannot make the control thread's runtime")?;
+    let ended = runtime.block_on(serve(args, settings, log));
+    // A helper may hang in a look-up or on a disk; nobody waits for it any more.
+    runtime.shutdown_background();
+    ended
 }
 
 fn from_file(path: &Path) -> anyhow::Result<Settings> {
@@ -287,19 +290,11 @@ async fn work(seat: Seat, logs: LogBuffers) {
             std::future::pending::<()>().await;
         }
     };
-    let flushes = async {
-        let mut second = tokio::time::interval(FLUSH);
-        loop {
-            second.tick().await;
-            worker.logs.flush();
-        }
-    };
     tokio::select! {
         () = downstream::run(Rc::clone(&worker)) => {
             stop.forced().await;
         }
         () = names => {}
-        () = flushes => {}
         () = stop.forced() => {}
     }
 }
@@ -435,7 +430,5 @@ impl Drop for Tasks {
 const HELPERS: usize = 4;
 /// Questions to the control task that may wait.
 const COMMANDS: usize = 16;
-/// How often access logs are handed over.
-const FLUSH: Duration = Duration::from_secs(1);
 /// How long threads may take to end once everything has drained.
 const MAX_PARTING: Duration = Duration::from_secs(1);

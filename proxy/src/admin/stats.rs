@@ -40,7 +40,8 @@ pub(super) fn answer_prometheus(admin: &Admin, query: &Query) -> Answer {
 
 /// All metrics in Prometheus' exposition format.
 pub(super) fn prometheus(admin: &Admin, used: Used) -> Answer {
-    let body = admin.shared.metrics.render_prometheus(used);
+    let mut body = admin.shared.metrics.render_prometheus(used);
+    body.push_str(BUILD);
     respond(
         StatusCode::OK,
         "text/plain; version=0.0.4; charset=utf-8",
@@ -107,6 +108,13 @@ impl Computed {
             .set(gauge(admin.kept.failed.load(Ordering::Relaxed)));
     }
 }
+
+/// Which program this is, in the way of Prometheus: a label of a number that is always one.
+const BUILD: &str = concat!(
+    "# TYPE remora_build_info gauge\nremora_build_info{version=\"",
+    env!("CARGO_PKG_VERSION"),
+    "\"} 1\n"
+);
 
 /// Whether a name has one of the texts that `filter` separates by `|`. Differs from Envoy: these
 /// are plain texts, of which `^` and `$` may mark the ends, and not regular expressions.

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::control::inventory::{Accepted, Refused, Source};
+use crate::control::inventory::{Accepted, Refused};
 use crate::state::Phase;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -87,6 +87,7 @@ async fn every_page_answers_and_others_are_named() {
         ("GET /stats?filter=^server.uptime$", "server.uptime: "),
         ("GET /stats?format=json", "\"server.live\""),
         ("GET /stats/prometheus", "envoy_server_live 1"),
+        ("GET /stats/prometheus", "remora_build_info{version="),
         ("GET /stats?format=prometheus", "envoy_server_live 1"),
         ("GET /server_info", "\"state\": \"LIVE\""),
         ("GET /config_dump", "ClustersConfigDump"),
@@ -175,7 +176,6 @@ async fn the_dump_shows_what_is_in_use_what_waits_and_what_was_refused() {
     let accepted = |name: &str| Accepted {
         version: "v1".into(),
         body: body(serde_json::json!({ "name": name })),
-        source: Source::Dynamic,
         at,
     };
     let mut report = Report::default();

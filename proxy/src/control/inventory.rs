@@ -18,25 +18,14 @@ use remora_xds_types::ResourceType;
 
 use super::last_good::KeptResource;
 
-/// Where an accepted resource came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// From the bootstrap; the control plane may replace but never withdraw it.
-    Static,
-    /// From the control plane, in this life or an earlier one.
-    Dynamic,
-}
-
 /// An accepted resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
-    /// The version that the control plane gave it; empty for a static one.
+    /// The version that the control plane gave it.
     pub version: Arc<str>,
     /// The encoded message.
     pub body: Bytes,
-    /// Where it came from.
-    pub source: Source,
-    /// When.
+    /// When it was accepted.
     pub at: SystemTime,
 }
 
@@ -131,12 +120,12 @@ impl Inventory {
         self.kinds.get(&kind).into_iter().flatten()
     }
 
-    /// Accepted dynamic resources, in push order: what may be kept on disk.
+    /// All accepted resources, in push order: what may be kept on disk.
     pub fn keepable(&self) -> Arc<[KeptResource]> {
-        let dynamic = self.kinds.iter().flat_map(|(kind, names)| {
+        let accepted = self.kinds.iter().flat_map(|(kind, names)| {
             names.iter().filter_map(|(name, entry)| {
                 let accepted = entry.accepted.as_ref()?;
-                (accepted.source == Source::Dynamic).then(|| KeptResource {
+                Some(KeptResource {
                     kind: *kind,
                     name: Arc::clone(name),
                     version: Arc::clone(&accepted.version),
@@ -144,10 +133,10 @@ impl Inventory {
                 })
             })
         });
-        dynamic.collect()
+        accepted.collect()
     }
 
-    /// Versions of the accepted dynamic resources by type URL and name, as a client tells them.
+    /// Versions of the accepted resources by type URL and name, as a client tells them.
     pub fn versions(&self) -> BTreeMap<String, BTreeMap<String, String>> {
         let mut versions = BTreeMap::<String, BTreeMap<String, String>>::new();
         for kept in self.keepable().iter() {
@@ -175,11 +164,10 @@ mod tests {
 
     const KIND: ResourceType = ResourceType::Cluster;
 
-    fn accepted(version: &str, body: &'static [u8], source: Source) -> Accepted {
+    fn accepted(version: &str, body: &'static [u8]) -> Accepted {
         Accepted {
             version: version.into(),
             body: Bytes::from_static(body),
-            source,
             at: SystemTime::UNIX_EPOCH,
         }
     }
@@ -204,7 +192,7 @@ mod tests {
     #[test]
     fn a_refusal_stands_beside_what_is_accepted() {
         let mut inventory = Inventory::default();
-        inventory.accept(KIND, "a", accepted("1", b"good", Source::Dynamic));
+        inventory.accept(KIND, "a", accepted("1", b"good"));
         inventory.refuse(KIND, "a", refused());
         let entry = inventory.find(KIND, "a").expect("known");
         assert_eq!(entry.accepted.as_ref().map(|a| &*a.version), Some("1"));
@@ -220,22 +208,17 @@ mod tests {
     fn equal_bytes_take_over_the_new_version_and_others_do_not() {
         let mut inventory = Inventory::default();
         assert!(!inventory.renew(KIND, &raw("1", b"x")));
-        inventory.accept(KIND, "a", accepted("1", b"x", Source::Dynamic));
+        inventory.accept(KIND, "a", accepted("1", b"x"));
         assert!(!inventory.renew(KIND, &raw("2", b"y")));
         assert!(inventory.renew(KIND, &raw("2", b"x")));
         assert_eq!(inventory.versions()[KIND.url()]["a"], "2");
     }
 
     #[test]
-    fn only_accepted_dynamic_resources_are_kept() {
+    fn only_accepted_resources_are_kept() {
         let mut inventory = Inventory::default();
-        inventory.accept(
-            ResourceType::Listener,
-            "l",
-            accepted("1", b"", Source::Dynamic),
-        );
-        inventory.accept(KIND, "a", accepted("1", b"", Source::Dynamic));
-        inventory.accept(KIND, "static", accepted("", b"", Source::Static));
+        inventory.accept(ResourceType::Listener, "l", accepted("1", b""));
+        inventory.accept(KIND, "a", accepted("1", b""));
         inventory.refuse(KIND, "never-good", refused());
         let kept = inventory.keepable();
         let names: Vec<_> = kept.iter().map(|one| &*one.name).collect();

@@ -27,7 +27,7 @@ use remora_translate::{
 use remora_xds_client::{RawResource, Rejection};
 use remora_xds_types::ResourceType;
 
-use super::inventory::{Accepted, Inventory, Refused, Source};
+use super::inventory::{Accepted, Inventory, Refused};
 use super::last_good::KeptResource;
 
 /// Resources of one kind that came together.
@@ -315,7 +315,6 @@ fn accepted(raw: &RawResource, at: SystemTime) -> Accepted {
     Accepted {
         version: raw.version.as_str().into(),
         body: raw.body.clone(),
-        source: Source::Dynamic,
         at,
     }
 }

@@ -128,9 +128,8 @@ fn dialable(said: &translate::ControlPlane) -> anyhow::Result<ControlPlane> {
 
 /// Makes the node that the flags describe. Source: Istio's `sidecar~ip~name.namespace~domain`.
 pub fn node_from_flags(args: &NodeArgs) -> Node {
-    let own = || vec![own_address()];
     let ips = if args.ip.is_empty() {
-        own()
+        own_addresses()
     } else {
         args.ip.clone()
     };
@@ -219,16 +218,22 @@ const fn value(kind: Kind) -> Value {
     Value { kind: Some(kind) }
 }
 
-/// The address that this machine sends from; nothing is sent to find it.
-fn own_address() -> IpAddr {
+/// The addresses that this machine sends from, one for each family that it has a way out by;
+/// nothing is sent to find them.
+fn own_addresses() -> Vec<IpAddr> {
     let probe = |from: SocketAddr, to: SocketAddr| {
         let socket = UdpSocket::bind(from).ok()?;
         socket.connect(to).ok()?;
         Some(socket.local_addr().ok()?.ip())
     };
-    let v4 = || probe(([0, 0, 0, 0], 0).into(), ELSEWHERE_V4.into());
-    let v6 = || probe(([0_u16; 8], 0).into(), ELSEWHERE_V6.into());
-    v4().or_else(v6).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    let v4 = probe(([0, 0, 0, 0], 0).into(), ELSEWHERE_V4.into());
+    let v6 = probe(([0_u16; 8], 0).into(), ELSEWHERE_V6.into());
+    let found: Vec<_> = v4.into_iter().chain(v6).collect();
+    if found.is_empty() {
+        vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]
+    } else {
+        found
+    }
 }
 
 fn host_name() -> String {
