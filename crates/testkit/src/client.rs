@@ -71,6 +71,10 @@ pub struct Response {
     pub headers: Vec<(String, String)>,
     /// The body, without its transfer coding.
     pub body: Vec<u8>,
+    /// Fields after a chunked body.
+    pub trailers: Vec<(String, String)>,
+    /// The statuses of the interim answers (1xx) that came before it.
+    pub interim: Vec<u16>,
 }
 
 impl Response {
@@ -127,28 +131,56 @@ impl Connection {
         self.reader.get_mut()
     }
 
-    /// Sends a request and reads its final response; 1xx responses are passed over.
+    /// Sends a request and reads its final response; 1xx responses are noted.
     pub fn send(&mut self, request: &Request) -> anyhow::Result<Response> {
-        self.stream()
-            .write_all(&request.to_bytes())
-            .context("write the request")?;
+        self.write(&request.to_bytes())?;
+        self.read_response(&request.method)
+    }
+
+    /// Writes bytes as they are.
+    pub fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.stream().write_all(bytes).context("write the request")
+    }
+
+    /// Reads the final response to a request with this method.
+    pub fn read_response(&mut self, method: &str) -> anyhow::Result<Response> {
+        let mut interim = Vec::new();
         loop {
             let (status, headers) = self.read_head().context("read the response head")?;
             if (100..200).contains(&status) && status != 101 {
+                interim.push(status);
                 continue;
             }
             let mut response = Response {
                 status,
                 headers,
                 body: Vec::new(),
+                trailers: Vec::new(),
+                interim,
             };
-            if request.method != "HEAD" && !matches!(status, 101 | 204 | 304) {
-                response.body = self
-                    .read_body(&response)
+            if method != "HEAD" && !matches!(status, 101 | 204 | 304) {
+                self.read_body(&mut response)
                     .context("read the response body")?;
             }
             return Ok(response);
         }
+    }
+
+    /// Reads as many bytes as there are in `expected`; an error if they are others.
+    pub fn expect(&mut self, expected: &[u8]) -> anyhow::Result<()> {
+        let mut found = Vec::new();
+        self.read_exactly(u64::try_from(expected.len())?, &mut found)?;
+        if found != expected {
+            bail!("expected {expected:?}, found {found:?}");
+        }
+        Ok(())
+    }
+
+    /// Reads until the peer closes.
+    pub fn read_to_end(&mut self) -> anyhow::Result<Vec<u8>> {
+        let mut rest = Vec::new();
+        self.reader.read_to_end(&mut rest)?;
+        Ok(rest)
     }
 
     fn read_head(&mut self) -> anyhow::Result<(u16, Vec<(String, String)>)> {
@@ -172,32 +204,42 @@ impl Connection {
         }
     }
 
-    fn read_body(&mut self, response: &Response) -> anyhow::Result<Vec<u8>> {
-        let mut body = Vec::new();
+    fn read_body(&mut self, response: &mut Response) -> anyhow::Result<()> {
         let coding = response.header("transfer-encoding").unwrap_or_default();
         if coding.eq_ignore_ascii_case("chunked") {
-            loop {
-                let line = self.read_line()?;
-                let size = line.split(';').next().unwrap_or_default().trim();
-                let size =
-                    u64::from_str_radix(size, 16).with_context(|| format!("chunk `{line}`"))?;
-                if size == 0 {
-                    while !self.read_line()?.is_empty() {}
-                    return Ok(body);
-                }
-                self.read_exactly(size, &mut body)?;
-                self.read_line()?;
-            }
+            return self.read_chunks(response);
         }
         match response.header("content-length") {
             Some(length) => {
-                self.read_exactly(length.parse().context("content-length")?, &mut body)?
+                let length = length.parse().context("content-length")?;
+                self.read_exactly(length, &mut response.body)
             }
             None => {
-                self.reader.read_to_end(&mut body)?;
+                self.reader.read_to_end(&mut response.body)?;
+                Ok(())
             }
         }
-        Ok(body)
+    }
+
+    fn read_chunks(&mut self, response: &mut Response) -> anyhow::Result<()> {
+        loop {
+            let line = self.read_line()?;
+            let size = line.split(';').next().unwrap_or_default().trim();
+            let size = u64::from_str_radix(size, 16).with_context(|| format!("chunk `{line}`"))?;
+            if size == 0 {
+                break;
+            }
+            self.read_exactly(size, &mut response.body)?;
+            self.read_line()?;
+        }
+        loop {
+            let line = self.read_line()?;
+            let Some((name, value)) = line.split_once(':') else {
+                return Ok(());
+            };
+            let trailer = (name.to_owned(), value.trim().to_owned());
+            response.trailers.push(trailer);
+        }
     }
 
     fn read_exactly(&mut self, size: u64, body: &mut Vec<u8>) -> anyhow::Result<()> {

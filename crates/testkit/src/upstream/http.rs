@@ -2,7 +2,7 @@
 //! An HTTP/1.1 server that records what it is asked and answers as it is told.
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,10 @@ pub struct Recorded {
     pub headers: Vec<(String, String)>,
     /// The body, without its transfer coding.
     pub body: Vec<u8>,
+    /// Fields after a chunked body.
+    pub trailers: Vec<(String, String)>,
+    /// Whether the body came to its end; a peer that closes earlier is not answered.
+    pub is_complete: bool,
 }
 
 impl Recorded {
@@ -51,6 +55,12 @@ pub enum Reply {
     Echo,
     /// Write these bytes as they are, then close.
     Raw(Vec<u8>),
+    /// Write these bytes as they are, and serve on.
+    Bytes(Vec<u8>),
+    /// Answer 101 to the protocol that was asked for, then return whatever comes.
+    Upgrade,
+    /// Close with a reset.
+    Reset,
     /// Close without a word.
     Close,
     /// Promise more body than is sent, then close.
@@ -151,6 +161,10 @@ fn serve(mut stream: TcpStream, script: &Mutex<Script>) -> std::io::Result<()> {
             .header("connection")
             .is_some_and(|v| v.eq_ignore_ascii_case("close"));
         let head = recorded.line.starts_with("HEAD ");
+        if !recorded.is_complete {
+            lock(script).recorded.push(recorded);
+            break;
+        }
         let reply = {
             let mut script = lock(script);
             script.recorded.push(recorded.clone());
@@ -211,6 +225,20 @@ fn perform(
             perform(answer, request, stream, head)
         }
         Reply::Raw(bytes) => stream.write_all(&bytes).map(|()| false),
+        Reply::Bytes(bytes) => stream.write_all(&bytes).map(|()| true),
+        Reply::Upgrade => {
+            let protocol = request.header("upgrade").unwrap_or("none");
+            let head = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes())?;
+            std::io::copy(&mut stream.try_clone()?, stream).map(|_| false)
+        }
+        Reply::Reset => {
+            // Closing with a linger time of zero sends a reset, unless a shutdown came before.
+            rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO))?;
+            Err(ErrorKind::ConnectionReset.into())
+        }
         Reply::Close => Ok(false),
         Reply::CloseInBody => {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")?;
@@ -248,6 +276,8 @@ fn read_request(
         line,
         headers,
         body: Vec::new(),
+        trailers: Vec::new(),
+        is_complete: true,
     };
     if recorded
         .header("expect")
@@ -255,33 +285,50 @@ fn read_request(
     {
         stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
-    recorded.body = read_body(reader, &recorded)?;
+    if read_body(reader, &mut recorded).is_err() {
+        recorded.is_complete = false;
+    }
     Ok(Some(recorded))
 }
 
-fn read_body(reader: &mut BufReader<TcpStream>, head: &Recorded) -> std::io::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    if head
+/// Reads the body, and trailers, into `request`; an error if the peer closes before its end.
+fn read_body(reader: &mut BufReader<TcpStream>, request: &mut Recorded) -> std::io::Result<()> {
+    let is_chunked = request
         .header("transfer-encoding")
-        .is_some_and(|v| v.eq_ignore_ascii_case("chunked"))
-    {
-        loop {
-            let size = read_line(reader)?;
-            let size = u64::from_str_radix(size.trim(), 16).map_err(std::io::Error::other)?;
-            reader.take(size).read_to_end(&mut body)?;
-            // The line end of the chunk, or of the last chunk's empty trailer.
-            read_line(reader)?;
-            if size == 0 {
-                return Ok(body);
-            }
-        }
+        .is_some_and(|v| v.eq_ignore_ascii_case("chunked"));
+    if !is_chunked {
+        let length = request.header("content-length").map(str::parse);
+        let length = length.transpose().map_err(std::io::Error::other)?;
+        return read_exactly(reader, length.unwrap_or(0), &mut request.body);
     }
-    let length = head
-        .header("content-length")
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(0);
-    reader.take(length).read_to_end(&mut body)?;
-    Ok(body)
+    loop {
+        let size = read_line(reader)?;
+        let size = u64::from_str_radix(size.trim(), 16).map_err(std::io::Error::other)?;
+        if size == 0 {
+            break;
+        }
+        read_exactly(reader, size, &mut request.body)?;
+        read_line(reader)?;
+    }
+    loop {
+        let line = read_line(reader)?;
+        let Some((name, value)) = line.split_once(':') else {
+            return Ok(());
+        };
+        let trailer = (name.to_owned(), value.trim().to_owned());
+        request.trailers.push(trailer);
+    }
+}
+
+fn read_exactly(
+    reader: &mut BufReader<TcpStream>,
+    size: u64,
+    body: &mut Vec<u8>,
+) -> std::io::Result<()> {
+    match reader.take(size).read_to_end(body)? {
+        read if u64::try_from(read).is_ok_and(|read| read == size) => Ok(()),
+        _ => Err(ErrorKind::UnexpectedEof.into()),
+    }
 }
 
 fn read_line(reader: &mut BufReader<TcpStream>) -> std::io::Result<String> {
