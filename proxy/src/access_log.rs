@@ -53,12 +53,20 @@ const FORGET_AFTER: u8 = 60;
 impl LogBuffers {
     /// Empty buffers in front of a writer.
     pub const fn new(writer: LogWriter) -> Self {
-        Self { writer: Some(writer), to: None, by_path: RefCell::new(Vec::new()) }
+        Self {
+            writer: Some(writer),
+            to: None,
+            by_path: RefCell::new(Vec::new()),
+        }
     }
 
     /// Buffers that drop everything: access logs are off.
     pub const fn discard() -> Self {
-        Self { writer: None, to: None, by_path: RefCell::new(Vec::new()) }
+        Self {
+            writer: None,
+            to: None,
+            by_path: RefCell::new(Vec::new()),
+        }
     }
 
     /// Sends all lines to one path, whatever the configuration names.

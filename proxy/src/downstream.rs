@@ -66,7 +66,11 @@ pub async fn run(worker: Rc<Worker>) {
     let mut may_change = true;
     front.adopt(&mut retired);
     loop {
-        let pace = if stages.are_all_draining() { DRAIN_TICK } else { TICK };
+        let pace = if stages.are_all_draining() {
+            DRAIN_TICK
+        } else {
+            TICK
+        };
         tokio::select! {
             changed = live.changed(), if may_change => match changed {
                 Ok(_) => front.adopt(&mut retired),
@@ -122,21 +126,32 @@ impl Front {
         self.capture(&live);
         let wanted = bound(&live);
         let gone = |address: &SocketAddr, acceptor: &Acceptor| {
-            !wanted.iter().any(|bound| bound.address == *address && acceptor.is_for(&bound.sockets))
+            !wanted
+                .iter()
+                .any(|bound| bound.address == *address && acceptor.is_for(&bound.sockets))
         };
         // New lives begin before old ones are retired, so that no counter falls.
         let before = self.lives.take();
         self.renew(&live, &before);
-        let closed: Vec<_> =
-            self.acceptors.borrow_mut().extract_if(.., |address, a| gone(address, a)).collect();
+        let closed: Vec<_> = self
+            .acceptors
+            .borrow_mut()
+            .extract_if(.., |address, a| gone(address, a))
+            .collect();
         for (_, acceptor) in closed {
             acceptor.close();
         }
-        for Bound { address, sockets, listener } in wanted {
+        for Bound {
+            address,
+            sockets,
+            listener,
+        } in wanted
+        {
             let life = self.life_of(&listener);
             let mut acceptors = self.acceptors.borrow_mut();
-            let acceptor =
-                acceptors.entry(address).or_insert_with(|| Acceptor::new(sockets, Rc::clone(&life)));
+            let acceptor = acceptors
+                .entry(address)
+                .or_insert_with(|| Acceptor::new(sockets, Rc::clone(&life)));
             acceptor.set_life(life);
             acceptor.open(self);
         }
@@ -157,9 +172,15 @@ impl Front {
         let listeners = live.snapshot.listeners.iter().filter(takes);
         let captures: Rc<[SocketAddr]> = listeners
             .flat_map(|listener| addresses(listener))
-            .map(|address| live.sockets().find(&address).map_or(address, |open| open.address()))
+            .map(|address| {
+                live.sockets()
+                    .find(&address)
+                    .map_or(address, |open| open.address())
+            })
             .collect();
-        self.worker.upstream.set_own_listeners(captures.iter().copied());
+        self.worker
+            .upstream
+            .set_own_listeners(captures.iter().copied());
         *self.captures.borrow_mut() = captures;
     }
 
@@ -198,7 +219,10 @@ impl Front {
     /// The life of a listener; begins it if there is none.
     fn life_of(&self, listener: &Arc<Listener>) -> Rc<Life> {
         let mut lives = self.lives.borrow_mut();
-        if let Some(life) = lives.iter().find(|life| Arc::ptr_eq(&life.listener, listener)) {
+        if let Some(life) = lives
+            .iter()
+            .find(|life| Arc::ptr_eq(&life.listener, listener))
+        {
             return Rc::clone(life);
         }
         let life = Rc::new(Life::new(Arc::clone(listener), &self.worker.shared));
@@ -213,7 +237,11 @@ impl Front {
             return Rc::clone(life);
         }
         let found = self.worker.with_live(|live| {
-            live.snapshot.listeners.by_destination(destination).found().cloned()
+            live.snapshot
+                .listeners
+                .by_destination(destination)
+                .found()
+                .cloned()
         });
         match found {
             Some(listener) if !Arc::ptr_eq(&listener, &life.listener) => self.life_of(&listener),
@@ -235,8 +263,17 @@ impl Front {
 
     /// Goes as far as the process' drains have gone.
     fn follow(&self, stages: &Stages) {
-        for life in self.lives.borrow().iter().chain(self.retired.borrow().iter()) {
-            life.follow(if life.is_inbound() { stages.inbound.seen } else { stages.outbound.seen });
+        for life in self
+            .lives
+            .borrow()
+            .iter()
+            .chain(self.retired.borrow().iter())
+        {
+            life.follow(if life.is_inbound() {
+                stages.inbound.seen
+            } else {
+                stages.outbound.seen
+            });
         }
     }
 
@@ -244,7 +281,11 @@ impl Front {
     fn tick(self: &Rc<Self>, retired: &mut JoinSet<()>) {
         self.worker.upstream.sweep(clock::now());
         self.worker.logs.flush();
-        let is_incomplete = self.acceptors.borrow().values().any(Acceptor::is_incomplete);
+        let is_incomplete = self
+            .acceptors
+            .borrow()
+            .values()
+            .any(Acceptor::is_incomplete);
         if is_incomplete {
             self.adopt(retired);
         }
@@ -260,7 +301,11 @@ impl Front {
     fn open(&self) -> usize {
         let lives = self.lives.borrow();
         let retired = self.retired.borrow();
-        lives.iter().chain(retired.iter()).map(|life| life.open()).sum()
+        lives
+            .iter()
+            .chain(retired.iter())
+            .map(|life| life.open())
+            .sum()
     }
 
     /// Stops accepting and waits for the connections that were told to end.
@@ -282,13 +327,19 @@ struct Bound {
 
 /// All addresses that have sockets, each with the listener that has it.
 fn bound(live: &Live) -> Vec<Bound> {
-    let mut all: Vec<_> =
-        live.snapshot.listeners.iter().filter(|listener| listener.bind == Bind::Port).collect();
+    let mut all: Vec<_> = live
+        .snapshot
+        .listeners
+        .iter()
+        .filter(|listener| listener.bind == Bind::Port)
+        .collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     let mut bound: Vec<Bound> = Vec::new();
     for listener in all {
         for address in addresses(listener) {
-            let Some(sockets) = live.sockets().find(&address) else { continue };
+            let Some(sockets) = live.sockets().find(&address) else {
+                continue;
+            };
             // Of two listeners with one address the first by name has it.
             if !bound.iter().any(|known| known.address == address) {
                 bound.push(Bound {
@@ -320,8 +371,14 @@ struct Seen {
 impl Stages {
     fn new(worker: &Worker) -> Self {
         let drains = &worker.shared.drains;
-        let seen = |watch: Watch| Seen { seen: watch.stage(), watch };
-        Self { inbound: seen(drains.inbound.watch()), outbound: seen(drains.outbound.watch()) }
+        let seen = |watch: Watch| Seen {
+            seen: watch.stage(),
+            watch,
+        };
+        Self {
+            inbound: seen(drains.inbound.watch()),
+            outbound: seen(drains.outbound.watch()),
+        }
     }
 
     /// Waits for the next stage of either.

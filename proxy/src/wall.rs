@@ -64,7 +64,10 @@ mod tests {
         assert_eq!(first.as_bytes(), "Sun, 06 Nov 1994 08:49:37 GMT");
         let same = clock.http_date(at(999));
         assert_eq!(same.as_bytes().as_ptr(), first.as_bytes().as_ptr());
-        assert_eq!(clock.http_date(at(1000)).as_bytes(), "Sun, 06 Nov 1994 08:49:38 GMT");
+        assert_eq!(
+            clock.http_date(at(1000)).as_bytes(),
+            "Sun, 06 Nov 1994 08:49:38 GMT"
+        );
     }
 
     #[test]

@@ -92,9 +92,10 @@ pub(super) fn value<'r>(operator: &Operator, record: &'r Record<'_>) -> Value<'r
         Operator::RequestDuration => millis(summary.request_duration),
         Operator::ResponseDuration => millis(summary.response_duration),
         Operator::ResponseTxDuration => millis(transmission(record)),
-        Operator::UpstreamHost => {
-            summary.upstream_host.as_ref().map_or(Value::Absent, |host| Value::Host(host))
-        }
+        Operator::UpstreamHost => summary
+            .upstream_host
+            .as_ref()
+            .map_or(Value::Absent, |host| Value::Host(host)),
         Operator::UpstreamCluster => text(summary.cluster.as_ref().map(|name| name.as_str())),
         Operator::UpstreamLocalAddress => {
             summary.upstream_local.map_or(Value::Absent, Value::Address)
@@ -145,11 +146,14 @@ fn text(text: Option<&str>) -> Value<'_> {
 }
 
 fn bytes(bytes: Option<&[u8]>) -> Value<'_> {
-    bytes.filter(|bytes| !bytes.is_empty()).map_or(Value::Absent, Value::Bytes)
+    bytes
+        .filter(|bytes| !bytes.is_empty())
+        .map_or(Value::Absent, Value::Bytes)
 }
 
 fn joined<'r>(text: Option<&'r Cow<'static, str>>) -> Value<'r> {
-    text.filter(|text| !text.is_empty()).map_or(Value::Absent, |text| Value::Joined(text))
+    text.filter(|text| !text.is_empty())
+        .map_or(Value::Absent, |text| Value::Joined(text))
 }
 
 fn millis(duration: Option<Duration>) -> Value<'static> {
@@ -164,7 +168,11 @@ fn transmission(record: &Record<'_>) -> Option<Duration> {
 }
 
 const fn address(address: SocketAddr, without_port: bool) -> Value<'static> {
-    if without_port { Value::Ip(address.ip()) } else { Value::Address(address) }
+    if without_port {
+        Value::Ip(address.ip())
+    } else {
+        Value::Address(address)
+    }
 }
 
 fn either<'r>(field: &FieldRef, find: impl Fn(&FieldName) -> Value<'r>) -> Value<'r> {
@@ -175,20 +183,26 @@ fn either<'r>(field: &FieldRef, find: impl Fn(&FieldName) -> Value<'r>) -> Value
 }
 
 fn request<'r>(name: &FieldName, record: &'r Record<'_>) -> Value<'r> {
-    let Some(head) = record.request else { return Value::Absent };
+    let Some(head) = record.request else {
+        return Value::Absent;
+    };
     match name {
         FieldName::Method => text(Some(head.method.as_str())),
         FieldName::Path => bytes(Some(&head.path)),
         FieldName::Authority => bytes(Some(&head.authority)),
         // A request without a scheme came over what the listener speaks: TLS is not terminated.
-        FieldName::Scheme => text(Some(head.scheme.map_or("http", remora_http::Scheme::as_str))),
+        FieldName::Scheme => text(Some(
+            head.scheme.map_or("http", remora_http::Scheme::as_str),
+        )),
         FieldName::Status => Value::Absent,
         FieldName::Field(_) => first(name, Some(&head.headers)),
     }
 }
 
 fn response<'r>(name: &FieldName, record: &'r Record<'_>) -> Value<'r> {
-    let Some(head) = record.response else { return Value::Absent };
+    let Some(head) = record.response else {
+        return Value::Absent;
+    };
     match name {
         FieldName::Status => Value::Number(head.status.get().into()),
         name => first(name, Some(&head.headers)),
@@ -198,9 +212,9 @@ fn response<'r>(name: &FieldName, record: &'r Record<'_>) -> Value<'r> {
 /// The first value of a field.
 fn first<'r>(name: &FieldName, headers: Option<&'r HeaderMap>) -> Value<'r> {
     match (name, headers) {
-        (FieldName::Field(name), Some(headers)) => {
-            headers.get(name).map_or(Value::Absent, |value| bytes(Some(value)))
-        }
+        (FieldName::Field(name), Some(headers)) => headers
+            .get(name)
+            .map_or(Value::Absent, |value| bytes(Some(value))),
         _ => Value::Absent,
     }
 }

@@ -16,11 +16,7 @@ use super::format::{self, Value};
 use crate::http::record::Record;
 
 /// Appends one object and a line end.
-pub(super) fn render_line(
-    members: &[(Arc<str>, Format)],
-    record: &Record<'_>,
-    out: &mut BytesMut,
-) {
+pub(super) fn render_line(members: &[(Arc<str>, Format)], record: &Record<'_>, out: &mut BytesMut) {
     let mut separator = b'{';
     for (key, format) in members {
         out.put_u8(separator);
@@ -52,7 +48,10 @@ fn member(format: &Format, record: &Record<'_>, out: &mut BytesMut) {
 
 const fn is_field(operator: &remora_ir::access_log::Operator) -> bool {
     use remora_ir::access_log::Operator;
-    matches!(operator, Operator::Request(_) | Operator::Response(_) | Operator::Trailer(_))
+    matches!(
+        operator,
+        Operator::Request(_) | Operator::Response(_) | Operator::Trailer(_)
+    )
 }
 
 /// Appends a JSON string. Bytes that are no UTF-8 are each written as the character of that

@@ -45,8 +45,10 @@ impl Facts {
     }
 
     fn json(&self, members: &[(&str, Format)]) -> String {
-        let members: Vec<_> =
-            members.iter().map(|(key, format)| ((*key).into(), format.clone())).collect();
+        let members: Vec<_> = members
+            .iter()
+            .map(|(key, format)| ((*key).into(), format.clone()))
+            .collect();
         let mut out = BytesMut::new();
         json::render_line(&members, &self.record(), &mut out);
         String::from_utf8(out.to_vec()).expect("UTF-8")
@@ -64,14 +66,20 @@ fn socket(address: &str) -> SocketAddr {
 
 fn headers(fields: &[(&str, &[u8])]) -> HeaderMap {
     let field = |(name, value): &(&str, &[u8])| {
-        (name.parse().expect("name"), HeaderValue::copy_from(value).expect("value"))
+        (
+            name.parse().expect("name"),
+            HeaderValue::copy_from(value).expect("value"),
+        )
     };
     fields.iter().map(field).collect()
 }
 
 /// A request that went well.
 fn answered() -> Facts {
-    let host = HostRecord::new(EndpointAddress::Socket(socket("10.0.2.1:80")), Arc::default());
+    let host = HostRecord::new(
+        EndpointAddress::Socket(socket("10.0.2.1:80")),
+        Arc::default(),
+    );
     let mut response = ResponseHead::local(StatusCode::try_new(204).expect("status"));
     response.headers = headers(&[("x-envoy-upstream-service-time", b"100")]);
     Facts {
@@ -116,7 +124,10 @@ fn answered() -> Facts {
 
 /// A TCP session whose upstream refused it.
 fn refused() -> Facts {
-    let host = HostRecord::new(EndpointAddress::Socket(socket("127.0.0.1:1")), Arc::default());
+    let host = HostRecord::new(
+        EndpointAddress::Socket(socket("127.0.0.1:1")),
+        Arc::default(),
+    );
     Facts {
         connection: ConnectionRecord {
             peer: socket("10.0.0.9:40000"),
@@ -139,7 +150,10 @@ fn refused() -> Facts {
 }
 
 fn op(operator: Operator) -> Format {
-    Format(vec![Segment::Operator { operator, max: None }])
+    Format(vec![Segment::Operator {
+        operator,
+        max: None,
+    }])
 }
 
 fn field(name: &str) -> FieldName {
@@ -154,11 +168,17 @@ fn field(name: &str) -> FieldName {
 }
 
 fn req(name: &str) -> Operator {
-    Operator::Request(FieldRef { first: field(name), otherwise: None })
+    Operator::Request(FieldRef {
+        first: field(name),
+        otherwise: None,
+    })
 }
 
 fn resp(name: &str) -> Operator {
-    Operator::Response(FieldRef { first: field(name), otherwise: None })
+    Operator::Response(FieldRef {
+        first: field(name),
+        otherwise: None,
+    })
 }
 
 /// Envoy's default format.
@@ -187,7 +207,10 @@ fn default_format() -> Format {
     let mut segments = Vec::new();
     for (text, operator) in parts {
         segments.push(Segment::Text(text.into()));
-        segments.push(Segment::Operator { operator, max: None });
+        segments.push(Segment::Operator {
+            operator,
+            max: None,
+        });
     }
     segments.push(Segment::Text("\"\n".into()));
     Format(segments)
@@ -209,14 +232,19 @@ fn the_default_format_reads_as_envoys() {
 
 #[test]
 fn each_operator_prints_its_value_or_a_dash() {
-    let with_port = |without_port| (
-        Operator::DownstreamLocalAddress { without_port },
-        Operator::DownstreamRemoteAddress { without_port },
-        Operator::DownstreamDirectRemoteAddress { without_port },
-    );
+    let with_port = |without_port| {
+        (
+            Operator::DownstreamLocalAddress { without_port },
+            Operator::DownstreamRemoteAddress { without_port },
+            Operator::DownstreamDirectRemoteAddress { without_port },
+        )
+    };
     let (local, remote, direct) = with_port(false);
     let (local_ip, remote_ip, direct_ip) = with_port(true);
-    let grpc = FieldRef { first: field("grpc-status"), otherwise: None };
+    let grpc = FieldRef {
+        first: field("grpc-status"),
+        otherwise: None,
+    };
     let table = [
         (req(":scheme"), "http", "-"),
         (req(":status"), "-", "-"),
@@ -258,14 +286,22 @@ fn each_operator_prints_its_value_or_a_dash() {
 
 #[test]
 fn values_are_cut_to_their_length_and_text_is_not() {
-    let cut = |operator, max| Format(vec![
-        Segment::Text("text:".into()),
-        Segment::Operator { operator, max: Some(max) },
-        Segment::Text(";".into()),
-    ]);
+    let cut = |operator, max| {
+        Format(vec![
+            Segment::Text("text:".into()),
+            Segment::Operator {
+                operator,
+                max: Some(max),
+            },
+            Segment::Text(";".into()),
+        ])
+    };
     let facts = answered();
     assert_eq!(facts.line(&cut(req(":path"), 5)), "text:/api/;");
-    assert_eq!(facts.line(&cut(req(":path"), 99)), "text:/api/v1/locations;");
+    assert_eq!(
+        facts.line(&cut(req(":path"), 99)),
+        "text:/api/v1/locations;"
+    );
     assert_eq!(facts.line(&cut(req(":path"), 0)), "text:;");
 }
 
@@ -273,7 +309,10 @@ fn values_are_cut_to_their_length_and_text_is_not() {
 fn header_values_leave_out_what_is_absent() {
     let format = Format(vec![
         Segment::Text("[".into()),
-        Segment::Operator { operator: req("x-none"), max: None },
+        Segment::Operator {
+            operator: req("x-none"),
+            max: None,
+        },
         Segment::Text("]".into()),
     ]);
     let mut out = BytesMut::new();
@@ -292,7 +331,10 @@ fn no_value_begins_a_line_of_its_own() {
 #[test]
 fn json_keeps_types_and_escapes_whatever_was_sent() {
     let text = |text: &str| Segment::Text(text.into());
-    let operator = |operator| Segment::Operator { operator, max: None };
+    let operator = |operator| Segment::Operator {
+        operator,
+        max: None,
+    };
     let mixed = Format(vec![
         text("a"),
         operator(Operator::ResponseCode),
@@ -334,7 +376,10 @@ fn lines_wait_for_the_flush_or_for_enough_of_them() {
     let buffers = LogBuffers::new(writer.clone());
     let written = || {
         assert!(writer.sync(Duration::from_secs(10)));
-        std::fs::read_to_string(&path).unwrap_or_default().lines().count()
+        std::fs::read_to_string(&path)
+            .unwrap_or_default()
+            .lines()
+            .count()
     };
     let facts = answered();
     buffers.log(std::slice::from_ref(&log), &facts.record());

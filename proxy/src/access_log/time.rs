@@ -64,7 +64,11 @@ const fn civil(day: u64) -> (u64, u64, u64) {
     // March is month 0; five months have 153 days.
     let month = (5 * day_of_year + 2) / 153;
     let day_of_month = day_of_year - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let (month, next) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
     (era * 400 + year + next, month, day_of_month)
 }
 
@@ -111,7 +115,11 @@ mod tests {
             // `Sun, 06 Nov 1994 08:49:37 GMT`
             let other = httpdate::fmt_http_date(at);
             let ours = text(day * SECONDS_A_DAY, 0);
-            assert_eq!((&ours[0..4], &ours[8..10]), (&other[12..16], &other[5..7]), "{other}");
+            assert_eq!(
+                (&ours[0..4], &ours[8..10]),
+                (&other[12..16], &other[5..7]),
+                "{other}"
+            );
         }
     }
 

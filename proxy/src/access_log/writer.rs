@@ -44,7 +44,11 @@ struct Counters {
 
 #[derive(Debug)]
 enum Order {
-    Write { path: Arc<str>, bytes: Bytes, lines: u64 },
+    Write {
+        path: Arc<str>,
+        bytes: Bytes,
+        lines: u64,
+    },
     Reopen,
     Sync(SyncSender<()>),
 }
@@ -66,7 +70,10 @@ impl LogWriter {
             reopen_failed: files.shared_counter("reopen_failed"),
         };
         let (queue, orders) = sync_channel(QUEUE);
-        let files = Files { open: BTreeMap::new(), counters: counters.clone() };
+        let files = Files {
+            open: BTreeMap::new(),
+            counters: counters.clone(),
+        };
         std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || files.run(&orders))?;
@@ -75,7 +82,11 @@ impl LogWriter {
 
     /// Hands over whole lines; drops and counts them if the queue is full.
     pub fn write(&self, path: &Arc<str>, bytes: Bytes, lines: u64) {
-        let order = Order::Write { path: Arc::clone(path), bytes, lines };
+        let order = Order::Write {
+            path: Arc::clone(path),
+            bytes,
+            lines,
+        };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
             self.queue.try_send(order)
         {
@@ -137,7 +148,13 @@ impl Files {
     fn try_write(&mut self, path: &Arc<str>, bytes: &[u8]) -> io::Result<()> {
         if !self.open.contains_key(path) {
             let file = open(path)?;
-            self.open.insert(Arc::clone(path), Open { file, is_used: true });
+            self.open.insert(
+                Arc::clone(path),
+                Open {
+                    file,
+                    is_used: true,
+                },
+            );
         }
         match self.open.get_mut(path) {
             Some(open) => {
@@ -162,7 +179,8 @@ impl Files {
     }
 
     fn close_unused(&mut self) {
-        self.open.retain(|_, open| std::mem::take(&mut open.is_used));
+        self.open
+            .retain(|_, open| std::mem::take(&mut open.is_used));
     }
 }
 
@@ -173,7 +191,11 @@ fn open(path: &str) -> io::Result<File> {
         "/dev/stdout" => io::stdout().as_fd().try_clone_to_owned().map(File::from),
         "/dev/stderr" => io::stderr().as_fd().try_clone_to_owned().map(File::from),
         // The standard library sets O_CLOEXEC on everything it opens.
-        path => OpenOptions::new().append(true).create(true).mode(0o644).open(path),
+        path => OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o644)
+            .open(path),
     }
 }
 
@@ -194,8 +216,12 @@ mod tests {
 
     fn count(metrics: &Registry, name: &str) -> String {
         let all = metrics.render_stats(remora_telemetry::Used::All, |_| true);
-        let line = all.lines().find(|line| line.starts_with(&format!("{name}: ")));
-        line.and_then(|line| line.rsplit(' ').next()).unwrap_or("none").to_owned()
+        let line = all
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}: ")));
+        line.and_then(|line| line.rsplit(' ').next())
+            .unwrap_or("none")
+            .to_owned()
     }
 
     #[test]

@@ -7,11 +7,11 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use remora_rt::backoff::{Backoff, Policy};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -53,7 +53,11 @@ impl Drop for Task {
 impl Acceptor {
     /// For the sockets of an address; nothing is accepted before [`open`](Self::open).
     pub(super) fn new(sockets: Arc<AcceptSockets>, life: Rc<Life>) -> Self {
-        Self { sockets, life: Rc::new(RefCell::new(life)), tasks: None }
+        Self {
+            sockets,
+            life: Rc::new(RefCell::new(life)),
+            tasks: None,
+        }
     }
 
     /// Whether these are its sockets.
@@ -80,10 +84,13 @@ impl Acceptor {
             // Accepted connections inherit it, which saves a system call for each.
             SockRef::from(&socket).set_tcp_nodelay(true)?;
             let socket = Rc::new(TcpListener::from_std(socket)?);
-            let accepting =
-                accept_all(Rc::clone(front), Rc::clone(&socket), Rc::clone(&self.life));
+            let accepting = accept_all(Rc::clone(front), Rc::clone(&socket), Rc::clone(&self.life));
             let handle = tokio::task::spawn_local(accepting);
-            Ok(Task { front: Rc::clone(front), socket, handle })
+            Ok(Task {
+                front: Rc::clone(front),
+                socket,
+                handle,
+            })
         };
         let sockets = self.sockets.of_worker(front.worker.id);
         let tasks = sockets.and_then(|all| all.into_iter().map(start).collect());
@@ -101,16 +108,22 @@ impl Acceptor {
         for task in self.tasks.iter().flatten() {
             task.handle.abort();
             for _ in 0..LAST_BATCH {
-                match task.socket.accept().now_or_never() {
-                    Some(Ok((stream, peer))) => {
-                        admit(&task.front, &self.life, stream, peer);
-                    }
-                    Some(Err(error)) if is_of_peer(&error) => {}
-                    Some(Err(_)) | None => break,
+                match accept_now(&task.socket) {
+                    Ok((stream, peer)) => admit(&task.front, &self.life, stream, peer),
+                    Err(error) if is_of_peer(&error) => {}
+                    Err(_) => break,
                 }
             }
         }
     }
+}
+
+/// Accepts a connection that waits in the backlog, whether the poller has told of it or not.
+fn accept_now(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = SockRef::from(socket).accept()?;
+    stream.set_nonblocking(true)?;
+    let peer = peer.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((TcpStream::from_std(stream.into())?, peer))
 }
 
 /// Accepts until the task is aborted.
@@ -140,19 +153,19 @@ async fn accept_all(front: Rc<Front>, socket: Rc<TcpListener>, life: Rc<RefCell<
 }
 
 /// Begins to serve a connection, or closes it at once if the process has as many as allowed.
-fn admit(
-    front: &Rc<Front>,
-    life: &Rc<RefCell<Rc<Life>>>,
-    stream: TcpStream,
-    peer: std::net::SocketAddr,
-) {
+fn admit(front: &Rc<Front>, life: &Rc<RefCell<Rc<Life>>>, stream: TcpStream, peer: SocketAddr) {
     let life = Rc::clone(&life.borrow());
     let Some(place) = front.worker.shared.connections.try_take() else {
         life.stats.global_cx_overflow.increment();
         tracing::debug!(listener = %life.listener.name, %peer, "process has no connection left");
         return;
     };
-    let accepted = Accepted { stream, peer, life, place };
+    let accepted = Accepted {
+        stream,
+        peer,
+        life,
+        place,
+    };
     // The connection ends by itself or by its drain, for which it holds a token.
     tokio::task::spawn_local(connection::serve(Rc::clone(front), accepted));
 }
@@ -172,7 +185,6 @@ fn is_of_peer(error: &io::Error) -> bool {
 fn pause(seed: u64) -> Backoff {
     const BASE: Duration = Duration::from_millis(5);
     const MAX: Duration = Duration::from_secs(1);
-    // The bounds are in order, so there is no other arm to take.
     let policy = Policy::try_new(BASE, MAX).expect("5 ms is less than a second");
     Backoff::new(policy, seed)
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use remora_http::detect::tls::ClientHello;
 use remora_ir::action::Target;
-use remora_ir::{ClusterSlot, Lookup};
 use remora_ir::listener::{ConnectionFacts, FilterChain, Listener, Network, TcpProxy};
+use remora_ir::{ClusterSlot, Lookup};
 use remora_primitives::Instant;
 use remora_rt::clock;
 use remora_rt::drain::Watch;
@@ -75,7 +75,12 @@ pub(super) struct Accepted {
 /// Serves a connection from its accept to its end.
 pub(super) async fn serve(front: Rc<Front>, accepted: Accepted) {
     let started = clock::now();
-    let Accepted { stream, peer, life, place } = accepted;
+    let Accepted {
+        stream,
+        peer,
+        life,
+        place,
+    } = accepted;
     let peer = original_dst::canonical(peer);
     let interception = life.listener.interception;
     let destination = match original_dst::find(&stream, interception, &front.captures()) {
@@ -90,7 +95,11 @@ pub(super) async fn serve(front: Rc<Front>, accepted: Accepted) {
     };
     let connection = Connection {
         stream: Stream::tcp_as_is(stream),
-        record: ConnectionRecord { peer, local: destination.address, server_name: None },
+        record: ConnectionRecord {
+            peer,
+            local: destination.address,
+            server_name: None,
+        },
         original_dst: destination.is_original.then_some(destination.address),
         listener: Arc::clone(&life.listener),
         drain: life.watch().clone(),
@@ -129,10 +138,16 @@ fn refuse(
         NoDestination::Gone(_) => return,
     };
     tracing::debug!(listener = %life.listener.name, %peer, %error, "connection refused");
-    let local = stream.local_addr().map_or(life.listener.address, original_dst::canonical);
+    let local = stream
+        .local_addr()
+        .map_or(life.listener.address, original_dst::canonical);
     let connection = Connection {
         stream: Stream::tcp_as_is(stream),
-        record: ConnectionRecord { peer, local, server_name: None },
+        record: ConnectionRecord {
+            peer,
+            local,
+            server_name: None,
+        },
         original_dst: None,
         listener: Arc::clone(&life.listener),
         drain: life.watch().clone(),
@@ -150,7 +165,12 @@ fn close(front: &Front, connection: &Connection, details: &'static str) {
         details: Some(details.into()),
         ..Summary::default()
     };
-    tcp::log(&front.worker, &connection.listener.access_logs, connection, &mut summary);
+    tcp::log(
+        &front.worker,
+        &connection.listener.access_logs,
+        connection,
+        &mut summary,
+    );
 }
 
 /// Looks at the first bytes, and goes on with the chain that they choose.
@@ -164,7 +184,10 @@ async fn inspect(front: &Rc<Front>, life: &Rc<Life>, mut connection: Connection)
         silent_chain.is_some(),
         connection.started,
     );
-    let caller = Caller { peer: connection.record.peer, original_dst: connection.original_dst };
+    let caller = Caller {
+        peer: connection.record.peer,
+        original_dst: connection.original_dst,
+    };
     let ahead = || dial_ahead(front, silent_chain.as_ref().map(|(_, proxy)| proxy), caller);
     let found = detect(&connection.stream, detector, ahead, &connection.drain).await;
     if let Some(habit) = seen(&found.verdict) {
@@ -190,9 +213,16 @@ async fn inspect(front: &Rc<Front>, life: &Rc<Life>, mut connection: Connection)
         _ => find_chain(&life.listener, &connection, &facts),
     };
     let is_dialled_for = |chain: &Arc<FilterChain>| {
-        silent_chain.as_ref().is_some_and(|(dialled, _)| Arc::ptr_eq(dialled, chain))
+        silent_chain
+            .as_ref()
+            .is_some_and(|(dialled, _)| Arc::ptr_eq(dialled, chain))
     };
-    let Found { first, greeting, upstream, .. } = found;
+    let Found {
+        first,
+        greeting,
+        upstream,
+        ..
+    } = found;
     let upstream = match (upstream, &chain) {
         (upstream, Some(chain)) if is_dialled_for(chain) => upstream,
         // Another chain may go to the same cluster; a dial that goes on would hold it up.
@@ -201,7 +231,18 @@ async fn inspect(front: &Rc<Front>, life: &Rc<Life>, mut connection: Connection)
         }
         _ => Upstream::NotDialled,
     };
-    dispatch(front, life, connection, chain, Start { first, greeting, upstream }).await;
+    dispatch(
+        front,
+        life,
+        connection,
+        chain,
+        Start {
+            first,
+            greeting,
+            upstream,
+        },
+    )
+    .await;
 }
 
 /// Who spoke first.
@@ -267,7 +308,11 @@ struct Facts<'v> {
 
 impl<'v> Facts<'v> {
     const fn none() -> Self {
-        Self { server_name: "", is_tls: false, protocols: SmallVec::new_const() }
+        Self {
+            server_name: "",
+            is_tls: false,
+            protocols: SmallVec::new_const(),
+        }
     }
 
     /// A listener that does not inspect a protocol does not tell it from others.
@@ -287,7 +332,10 @@ impl<'v> Facts<'v> {
     fn set_tls(&mut self, hello: &'v ClientHello) {
         self.is_tls = true;
         self.server_name = hello.sni.as_ref().map_or("", |name| name.as_str());
-        let texts = hello.alpn.iter().filter_map(|name| std::str::from_utf8(name).ok());
+        let texts = hello
+            .alpn
+            .iter()
+            .filter_map(|name| std::str::from_utf8(name).ok());
         self.protocols.extend(texts);
     }
 }
@@ -333,7 +381,9 @@ async fn dispatch(
             crate::http::serve(worker, connection, manager, start.first, lease).await;
         }
         Network::Tcp(proxy) => {
-            let Some(stats) = life.tcp_stats(proxy) else { return };
+            let Some(stats) = life.tcp_stats(proxy) else {
+                return;
+            };
             tcp::serve(worker, connection, Arc::clone(proxy), stats, start).await;
         }
     }

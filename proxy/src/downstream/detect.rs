@@ -46,7 +46,9 @@ pub(super) async fn detect(
     let mut timer = Timer::new();
     // Bytes that came with the connection are seen before anybody is dialled for want of them.
     tokio::task::yield_now().await;
-    let mut step = ears.poll_client(stream).map(|()| detector.step(ears.heard(), clock::now()));
+    let mut step = ears
+        .poll_client(stream)
+        .map(|()| detector.step(ears.heard(), clock::now()));
     let verdict = loop {
         match step {
             Err(_) => break Verdict::Gone,

@@ -56,7 +56,9 @@ pub(super) struct ListenerStats {
 
 impl ListenerStats {
     fn bind(shared: &Shared, listener: &Listener) -> Self {
-        let scope = shared.metrics.scope(ScopeKind::Listener, &listener.address.to_string());
+        let scope = shared
+            .metrics
+            .scope(ScopeKind::Listener, &listener.address.to_string());
         Self {
             cx_total: scope.counter("downstream_cx_total"),
             cx_active: scope.gauge("downstream_cx_active"),
@@ -95,13 +97,16 @@ impl Life {
     /// Begins; a process that drains already drains this one too.
     pub(super) fn new(listener: Arc<Listener>, shared: &Shared) -> Self {
         let (drain, watch) = Drain::new();
-        let tcp = listener.chains.iter().filter_map(|chain| match &chain.network {
-            Network::Tcp(proxy) => {
-                let stats = TcpStats::bind(&shared.metrics, &proxy.stat_prefix);
-                Some((Arc::as_ptr(proxy), Rc::new(stats)))
-            }
-            Network::Http(_) => None,
-        });
+        let tcp = listener
+            .chains
+            .iter()
+            .filter_map(|chain| match &chain.network {
+                Network::Tcp(proxy) => {
+                    let stats = TcpStats::bind(&shared.metrics, &proxy.stat_prefix);
+                    Some((Arc::as_ptr(proxy), Rc::new(stats)))
+                }
+                Network::Http(_) => None,
+            });
         let life = Self {
             stats: ListenerStats::bind(shared, &listener),
             budget: shared.connections.of_listener(&listener),
@@ -116,7 +121,11 @@ impl Life {
     }
 
     /// Takes a place for a connection, or says that the listener has none left.
-    pub(super) fn try_hold(self: &Rc<Self>, process: ConnectionGuard, shared: &Shared) -> Option<Hold> {
+    pub(super) fn try_hold(
+        self: &Rc<Self>,
+        process: ConnectionGuard,
+        shared: &Shared,
+    ) -> Option<Hold> {
         let of_listener = match &self.budget {
             Some(budget) => Some(budget.try_take()?),
             None => None,
@@ -136,7 +145,10 @@ impl Life {
 
     /// The statistics of one of the listener's TCP chains.
     pub(super) fn tcp_stats(&self, proxy: &Arc<TcpProxy>) -> Option<Rc<TcpStats>> {
-        let found = self.tcp.iter().find(|(known, _)| *known == Arc::as_ptr(proxy));
+        let found = self
+            .tcp
+            .iter()
+            .find(|(known, _)| *known == Arc::as_ptr(proxy));
         found.map(|(_, stats)| Rc::clone(stats))
     }
 

@@ -67,7 +67,10 @@ fn decide(
     if is_original && is_own(listeners, address) {
         return Err(NoDestination::Loop(address));
     }
-    Ok(Destination { address, is_original })
+    Ok(Destination {
+        address,
+        is_original,
+    })
 }
 
 fn local(socket: &SockRef<'_>) -> io::Result<SocketAddr> {
@@ -77,7 +80,9 @@ fn local(socket: &SockRef<'_>) -> io::Result<SocketAddr> {
 /// The kernel's table of the socket's own family first: an IPv6 socket may hold a connection of
 /// either.
 fn redirected(socket: &SockRef<'_>) -> io::Result<SocketAddr> {
-    let found = socket.original_dst_v4().or_else(|_| socket.original_dst_v6())?;
+    let found = socket
+        .original_dst_v4()
+        .or_else(|_| socket.original_dst_v6())?;
     found.as_socket().ok_or_else(no_address)
 }
 
@@ -161,14 +166,28 @@ mod tests {
     #[test]
     fn a_connection_that_was_not_redirected_fails_closed() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(listener) = TcpListener::bind(address) else { continue };
+            let Ok(listener) = TcpListener::bind(address) else {
+                continue;
+            };
             let own = listener.local_addr().expect("bound");
             let _client = TcpStream::connect(own).expect("connect");
             let (accepted, _) = listener.accept().expect("accept");
-            assert!(find(&accepted, Interception::Redirect, &[own]).is_err(), "{address}");
-            assert!(find(&accepted, Interception::Transparent, &[own]).is_err(), "{address}");
+            assert!(
+                find(&accepted, Interception::Redirect, &[own]).is_err(),
+                "{address}"
+            );
+            assert!(
+                find(&accepted, Interception::Transparent, &[own]).is_err(),
+                "{address}"
+            );
             let plain = find(&accepted, Interception::None, &[own]).expect("plain");
-            assert_eq!(plain, Destination { address: own, is_original: false });
+            assert_eq!(
+                plain,
+                Destination {
+                    address: own,
+                    is_original: false
+                }
+            );
         }
     }
 }

@@ -107,16 +107,27 @@ pub(super) struct Detector {
 
 impl Detector {
     /// Begins at `now`. `can_dial` is whether a TCP chain would take the connection.
-    pub(super) fn new(inspect: Inspect, habit: Option<Habit>, can_dial: bool, now: Instant) -> Self {
+    pub(super) fn new(
+        inspect: Inspect,
+        habit: Option<Habit>,
+        can_dial: bool,
+        now: Instant,
+    ) -> Self {
         let patience = match habit {
             Some(Habit::ClientFirst) => PATIENCE,
             Some(Habit::ServerFirst) | None => Duration::ZERO,
         };
         Self {
             inspect,
-            dial: if can_dial { Dial::NotYet } else { Dial::Impossible },
+            dial: if can_dial {
+                Dial::NotYet
+            } else {
+                Dial::Impossible
+            },
             dial_at: now + patience,
-            give_up_at: inspect.timeout.map_or(Instant::FAR_FUTURE, |timeout| now + timeout),
+            give_up_at: inspect
+                .timeout
+                .map_or(Instant::FAR_FUTURE, |timeout| now + timeout),
             heard: (now, 0),
         }
     }
@@ -199,7 +210,11 @@ impl Detector {
     }
 
     const fn at_the_bound(&self) -> Verdict {
-        if self.inspect.continue_on_timeout { Verdict::Opaque } else { Verdict::TimedOut }
+        if self.inspect.continue_on_timeout {
+            Verdict::Opaque
+        } else {
+            Verdict::TimedOut
+        }
     }
 }
 

@@ -6,9 +6,7 @@ mod sessions;
 
 use std::future::Future;
 use std::num::NonZeroU32;
-use std::time::SystemTime;
 
-use remora_balance::HostRegistry;
 use remora_ir::access_log::{AccessLog, Format, Operator, Segment, Shape};
 use remora_ir::action::Target;
 use remora_ir::cluster::{
@@ -25,16 +23,13 @@ use remora_ir::snapshot::{ClusterTable, ListenerTable};
 use remora_ir::{ListenerName, SlotTable, Snapshot};
 use remora_primitives::{Percent, Weight};
 use remora_rt::publish::Publisher;
-use remora_telemetry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::access_log::{LogBuffers, LogWriter};
-use crate::state::{
-    AccessLogRule, ConnectionBudget, Drains, Identity, Readiness, Shared, Started,
-};
+use crate::state::{ConnectionBudget, Shared};
 use crate::upstream::Cluster;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -63,20 +58,14 @@ struct Proxy {
 
 impl Proxy {
     fn new(most_connections: usize) -> Self {
-        let metrics = Arc::new(Registry::new());
+        let fresh = Arc::into_inner(Shared::for_tests()).expect("nobody else has it");
+        let connections = ConnectionBudget::new(most_connections);
         let shared = Arc::new(Shared {
-            identity: Identity::default(),
-            metrics: Arc::clone(&metrics),
-            hosts: HostRegistry::new(),
-            drains: Drains::new(),
-            readiness: Readiness::default(),
-            connections: ConnectionBudget::new(most_connections),
-            log: None,
-            access_log: AccessLogRule::AsConfigured,
-            started: Started { at: clock::now(), wall: SystemTime::now() },
+            connections,
+            ..fresh
         });
         let live = Publisher::new(Arc::new(Live::default()));
-        let writer = LogWriter::start(&metrics).expect("thread");
+        let writer = LogWriter::start(&shared.metrics).expect("thread");
         let logs = LogBuffers::new(writer.clone());
         let worker = Rc::new(Worker::new(0, Arc::clone(&shared), live.subscribe(), logs));
         let running = tokio::task::spawn_local(run(Rc::clone(&worker)));
@@ -117,7 +106,8 @@ impl Proxy {
             outlier: None,
         };
         edit(&mut policy);
-        self.clusters.push(Cluster::bind(Arc::new(policy), None, &self.shared));
+        self.clusters
+            .push(Cluster::bind(Arc::new(policy), None, &self.shared));
     }
 
     /// A chain that relays to a cluster.
@@ -150,7 +140,15 @@ impl Proxy {
         let text = |text: &str| Segment::Text(text.into());
         let segments = operators
             .into_iter()
-            .flat_map(|operator| [Segment::Operator { operator, max: None }, text(" ")])
+            .flat_map(|operator| {
+                [
+                    Segment::Operator {
+                        operator,
+                        max: None,
+                    },
+                    text(" "),
+                ]
+            })
             .chain([text("\n")]);
         let path = self.folder.path().join("access.log");
         vec![AccessLog {
@@ -203,14 +201,20 @@ impl Proxy {
     /// Publishes a configuration and lets the worker take it.
     async fn publish(&self, listeners: impl IntoIterator<Item = Arc<Listener>>) {
         let listeners = ListenerTable::new(listeners);
-        let policies = self.clusters.iter().map(|cluster| Arc::clone(&cluster.policy));
+        let policies = self
+            .clusters
+            .iter()
+            .map(|cluster| Arc::clone(&cluster.policy));
         let bound = |listener: &Arc<Listener>| {
             let sockets = self.sockets.get(&listener.address)?;
             (listener.bind == Bind::Port).then(|| (listener.address, Arc::clone(sockets)))
         };
         let sockets = listeners.iter().filter_map(bound).collect();
-        let snapshot =
-            Snapshot { listeners, clusters: ClusterTable::new(policies), ..Snapshot::default() };
+        let snapshot = Snapshot {
+            listeners,
+            clusters: ClusterTable::new(policies),
+            ..Snapshot::default()
+        };
         let live = Live::new(Arc::new(snapshot), self.clusters.iter().cloned(), sockets);
         self.live.publish(Arc::new(live));
         for _ in 0..8 {
@@ -226,14 +230,20 @@ impl Proxy {
             assert!(self.writer.sync(PATIENCE));
             let text = std::fs::read_to_string(&path).unwrap_or_default();
             if text.lines().count() >= lines {
-                return text.lines().map(|line| line.trim_end().to_owned()).collect();
+                return text
+                    .lines()
+                    .map(|line| line.trim_end().to_owned())
+                    .collect();
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
     fn stat(&self, name: &str) -> String {
-        let all = self.shared.metrics.render_stats(remora_telemetry::Used::All, |one| one == name);
+        let all = self
+            .shared
+            .metrics
+            .render_stats(remora_telemetry::Used::All, |one| one == name);
         all.trim().rsplit(' ').next().unwrap_or_default().to_owned()
     }
 }
@@ -258,7 +268,9 @@ fn endpoints(host: Option<SocketAddr>) -> EndpointSet {
 
 /// A server that greets with its name, then sends back what it gets.
 async fn server(greeting: &'static str) -> (SocketAddr, Rc<std::cell::Cell<usize>>) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+    let listener = TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .expect("a free port");
     let address = listener.local_addr().expect("bound");
     let accepted = Rc::new(std::cell::Cell::new(0));
     let count = Rc::clone(&accepted);
@@ -289,7 +301,10 @@ async fn connect(address: SocketAddr) -> TcpStream {
 async fn reads(stream: &mut TcpStream, expected: &[u8]) {
     let mut bytes = vec![0; expected.len()];
     stream.read_exact(&mut bytes).await.expect("bytes");
-    assert_eq!(bytes.escape_ascii().to_string(), expected.escape_ascii().to_string());
+    assert_eq!(
+        bytes.escape_ascii().to_string(),
+        expected.escape_ascii().to_string()
+    );
 }
 
 /// The peer closes without a word.

@@ -93,7 +93,12 @@ pub async fn dial(
         match attempt(worker, &cluster, caller, &mut tried).await {
             Ok((stream, guard)) => {
                 let attempts = made(&tried);
-                return Ok(PreDialled { cluster, stream, guard, attempts });
+                return Ok(PreDialled {
+                    cluster,
+                    stream,
+                    guard,
+                    attempts,
+                });
             }
             Err(error) => {
                 if let Some(failure) = judge(error, &cluster, &tried, proxy.connect_attempts) {
@@ -133,11 +138,19 @@ async fn attempt(
     } else {
         PickContext::retry(tried, REPICKS)
     };
-    let request = PickRequest { original_dst: caller.original_dst, context };
+    let request = PickRequest {
+        original_dst: caller.original_dst,
+        context,
+    };
     let host = upstream::pick(&worker.upstream, cluster, &request)?;
     let deadline = Instant::FAR_FUTURE;
-    let connecting =
-        upstream::connect(&worker.upstream, cluster, &host, Some(caller.peer), deadline);
+    let connecting = upstream::connect(
+        &worker.upstream,
+        cluster,
+        &host,
+        Some(caller.peer),
+        deadline,
+    );
     let result = connecting.await;
     let outcome = match &result {
         Ok(_) => Some(Outcome::Connected),

@@ -75,11 +75,35 @@ pub async fn relay(
     let (received, sent) = (Cell::new(0), Cell::new(0));
     let touched = Cell::new(start);
     let both = async {
-        let upward = pump(down, up, first_down, Tally { moved: &received, touched: &touched });
-        let downward = pump(up, down, first_up, Tally { moved: &sent, touched: &touched });
+        let upward = pump(
+            down,
+            up,
+            first_down,
+            Tally {
+                moved: &received,
+                touched: &touched,
+            },
+        );
+        let downward = pump(
+            up,
+            down,
+            first_up,
+            Tally {
+                moved: &sent,
+                touched: &touched,
+            },
+        );
         let ends = tokio::try_join!(
-            async { upward.await.map_err(|broken| broken.side(Ended::DownstreamReset, Ended::UpstreamReset)) },
-            async { downward.await.map_err(|broken| broken.side(Ended::UpstreamReset, Ended::DownstreamReset)) },
+            async {
+                upward
+                    .await
+                    .map_err(|broken| broken.side(Ended::DownstreamReset, Ended::UpstreamReset))
+            },
+            async {
+                downward
+                    .await
+                    .map_err(|broken| broken.side(Ended::UpstreamReset, Ended::DownstreamReset))
+            },
         );
         ends.err().unwrap_or(Ended::Finished)
     };
@@ -94,7 +118,11 @@ pub async fn relay(
         Ended::UpstreamReset => down.abort(),
         Ended::Finished | Ended::Idle | Ended::TooOld | Ended::Drained => {}
     }
-    RelayEnd { received: received.get(), sent: sent.get(), why }
+    RelayEnd {
+        received: received.get(),
+        sent: sent.get(),
+        why,
+    }
 }
 
 /// Waits for the first bound that is met. The timer is armed for the deadline as it was when it
@@ -144,18 +172,15 @@ impl Broken {
 const TURNS: u32 = 16;
 
 /// Moves bytes in one direction up to its end, which it passes on.
-async fn pump(
-    from: &Stream,
-    to: &Stream,
-    first: BytesMut,
-    tally: Tally<'_>,
-) -> Result<(), Broken> {
+async fn pump(from: &Stream, to: &Stream, first: BytesMut, tally: Tally<'_>) -> Result<(), Broken> {
     let mut buffer = Buffer(first);
     let mut turns = 0;
     loop {
         if !buffer.0.is_empty() {
             to.write_all(&buffer.0).await.map_err(|_| Broken::Sink)?;
-            tally.moved.set(tally.moved.get().saturating_add(buffer.0.len() as u64));
+            tally
+                .moved
+                .set(tally.moved.get().saturating_add(buffer.0.len() as u64));
             tally.touched.set(clock::now());
             buffer.was_written();
             turns += 1;

@@ -77,12 +77,20 @@ pub async fn serve(
     };
     match connected {
         Some(Ok(up)) => {
-            let limits =
-                RelayLimits { idle: proxy.idle_timeout, max_duration: proxy.max_duration };
+            let limits = RelayLimits {
+                idle: proxy.idle_timeout,
+                max_duration: proxy.max_duration,
+            };
             let down = &connection.stream;
-            let end =
-                relay(down, start.first, &up.stream, start.greeting, limits, &connection.drain)
-                    .await;
+            let end = relay(
+                down,
+                start.first,
+                &up.stream,
+                start.greeting,
+                limits,
+                &connection.drain,
+            )
+            .await;
             stats.on_end(&end);
             let wants_address = !proxy.access_logs.is_empty();
             on_relayed(&mut summary, up, &end, wants_address);
@@ -124,12 +132,7 @@ fn on_failed(summary: &mut Summary, failure: NotDialled) {
 }
 
 /// Writes a connection's log lines; it ends now.
-pub fn log(
-    worker: &Worker,
-    logs: &[AccessLog],
-    connection: &Connection,
-    summary: &mut Summary,
-) {
+pub fn log(worker: &Worker, logs: &[AccessLog], connection: &Connection, summary: &mut Summary) {
     if logs.is_empty() {
         return;
     }

@@ -8,28 +8,50 @@ fn at(ms: u64) -> Instant {
 }
 
 fn both() -> Inspect {
-    Inspect { tls: true, http: true, timeout: None, continue_on_timeout: true }
+    Inspect {
+        tls: true,
+        http: true,
+        timeout: None,
+        continue_on_timeout: true,
+    }
 }
 
 fn within(ms: u64, continue_on_timeout: bool) -> Inspect {
-    Inspect { timeout: Some(Duration::from_millis(ms)), continue_on_timeout, ..both() }
+    Inspect {
+        timeout: Some(Duration::from_millis(ms)),
+        continue_on_timeout,
+        ..both()
+    }
 }
 
 fn new(habit: Option<Habit>) -> Detector {
     Detector::new(both(), habit, true, START)
 }
 
-const SILENCE: Heard<'static> = Heard { client: b"", client_ended: false, server: b"" };
+const SILENCE: Heard<'static> = Heard {
+    client: b"",
+    client_ended: false,
+    server: b"",
+};
 
 fn client(bytes: &[u8]) -> Heard<'_> {
-    Heard { client: bytes, ..SILENCE }
+    Heard {
+        client: bytes,
+        ..SILENCE
+    }
 }
 
 fn server(bytes: &[u8]) -> Heard<'_> {
-    Heard { server: bytes, ..SILENCE }
+    Heard {
+        server: bytes,
+        ..SILENCE
+    }
 }
 
-const ENDED: Heard<'static> = Heard { client_ended: true, ..SILENCE };
+const ENDED: Heard<'static> = Heard {
+    client_ended: true,
+    ..SILENCE
+};
 
 const FOREVER: Step = Step::Wait(Instant::FAR_FUTURE);
 
@@ -85,7 +107,10 @@ fn a_known_client_first_destination_is_dialled_after_50_ms_of_silence_only() {
     assert_eq!(detector.step(SILENCE, at(0)), Step::Wait(at(50)));
     assert_eq!(detector.step(SILENCE, at(49)), Step::Wait(at(50)));
     assert_eq!(detector.step(SILENCE, at(50)), Step::Dial);
-    assert_eq!(new(Some(Habit::ServerFirst)).step(SILENCE, at(0)), Step::Dial);
+    assert_eq!(
+        new(Some(Habit::ServerFirst)).step(SILENCE, at(0)),
+        Step::Dial
+    );
 }
 
 #[test]
@@ -94,7 +119,10 @@ fn what_the_client_says_decides_whatever_was_dialled() {
         (b"GET / HTTP/1.1\r\n", Verdict::Http1 { version10: false }),
         (b"GET / HTTP/1.0\r\n", Verdict::Http1 { version10: true }),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Verdict::Http2),
-        (b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01", Verdict::FastCgi),
+        (
+            b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01",
+            Verdict::FastCgi,
+        ),
         (b"*1\r\n$4\r\nPING\r\n", Verdict::Redis),
         (b"EHLO a.test\r\n", Verdict::Opaque),
         (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", Verdict::Opaque),
@@ -103,11 +131,19 @@ fn what_the_client_says_decides_whatever_was_dialled() {
     for (bytes, verdict) in table {
         for habit in [None, Some(Habit::ClientFirst), Some(Habit::ServerFirst)] {
             let early = new(habit).step(client(bytes), at(0));
-            assert_eq!(early, Step::Done(verdict.clone()), "{}", bytes.escape_ascii());
+            assert_eq!(
+                early,
+                Step::Done(verdict.clone()),
+                "{}",
+                bytes.escape_ascii()
+            );
             let mut late = new(habit);
             while late.step(SILENCE, at(60)) == Step::Dial {}
             late.on_dialled();
-            assert_eq!(late.step(client(bytes), at(70)), Step::Done(verdict.clone()));
+            assert_eq!(
+                late.step(client(bytes), at(70)),
+                Step::Done(verdict.clone())
+            );
         }
     }
 }
@@ -123,11 +159,20 @@ fn a_client_hello_is_waited_for_to_its_end_if_tls_is_inspected() {
     };
     assert_eq!(asked.sni.expect("named").as_str(), "a.test");
     assert_eq!(asked.alpn, [b"h2"]);
-    let plain = Inspect { tls: false, ..both() };
+    let plain = Inspect {
+        tls: false,
+        ..both()
+    };
     let mut detector = Detector::new(plain, None, true, START);
-    assert_eq!(detector.step(client(&hello[..20]), at(0)), Step::Done(Verdict::Opaque));
+    assert_eq!(
+        detector.step(client(&hello[..20]), at(0)),
+        Step::Done(Verdict::Opaque)
+    );
     let broken = [&hello[..6], &[0xff; 200]].concat();
-    assert_eq!(new(None).step(client(&broken), at(0)), Step::Done(Verdict::Opaque));
+    assert_eq!(
+        new(None).step(client(&broken), at(0)),
+        Step::Done(Verdict::Opaque)
+    );
 }
 
 #[test]
@@ -135,14 +180,23 @@ fn a_client_that_stops_within_a_prefix_is_opaque_after_a_moment() {
     let mut detector = new(None);
     assert_eq!(detector.step(client(b"P"), at(0)), Step::Wait(at(1000)));
     assert_eq!(detector.step(client(b"PO"), at(900)), Step::Wait(at(1900)));
-    assert_eq!(detector.step(client(b"PO"), at(1900)), Step::Done(Verdict::Opaque));
-    let ended = Heard { client_ended: true, ..client(b"PO") };
+    assert_eq!(
+        detector.step(client(b"PO"), at(1900)),
+        Step::Done(Verdict::Opaque)
+    );
+    let ended = Heard {
+        client_ended: true,
+        ..client(b"PO")
+    };
     assert_eq!(new(None).step(ended, at(1)), Step::Done(Verdict::Opaque));
 }
 
 #[test]
 fn a_client_that_leaves_without_a_word_is_let_go_or_relayed() {
-    assert_eq!(new(Some(Habit::ClientFirst)).step(ENDED, at(1)), Step::Done(Verdict::Gone));
+    assert_eq!(
+        new(Some(Habit::ClientFirst)).step(ENDED, at(1)),
+        Step::Done(Verdict::Gone)
+    );
     let mut detector = new(None);
     assert_eq!(detector.step(SILENCE, at(0)), Step::Dial);
     assert_eq!(detector.step(ENDED, at(1)), FOREVER);
@@ -162,8 +216,14 @@ fn after_a_failed_dial_the_client_has_a_moment_to_speak() {
     detector.on_dial_failed(at(3));
     assert_eq!(detector.step(SILENCE, at(3)), Step::Wait(at(1003)));
     let http = client(b"GET / HTTP/1.1\r\n");
-    assert_eq!(detector.step(http, at(400)), Step::Done(Verdict::Http1 { version10: false }));
-    assert_eq!(detector.step(SILENCE, at(1003)), Step::Done(Verdict::Opaque));
+    assert_eq!(
+        detector.step(http, at(400)),
+        Step::Done(Verdict::Http1 { version10: false })
+    );
+    assert_eq!(
+        detector.step(SILENCE, at(1003)),
+        Step::Done(Verdict::Opaque)
+    );
 }
 
 #[test]
@@ -174,7 +234,10 @@ fn the_listeners_timeout_only_bounds_the_wait() {
         assert_eq!(detector.step(SILENCE, at(1)), Step::Wait(at(200)));
         assert_eq!(detector.step(SILENCE, at(200)), Step::Done(verdict.clone()));
         let mut partial = Detector::new(within(200, goes_on), None, true, START);
-        assert_eq!(partial.step(client(b"\x16\x03\x01\x00\x20\x01"), at(1)), Step::Wait(at(200)));
+        assert_eq!(
+            partial.step(client(b"\x16\x03\x01\x00\x20\x01"), at(1)),
+            Step::Wait(at(200))
+        );
         assert_eq!(
             partial.step(client(b"\x16\x03\x01\x00\x20\x01"), at(200)),
             Step::Done(verdict)

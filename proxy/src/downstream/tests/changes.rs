@@ -23,8 +23,11 @@ fn a_listener_that_changes_keeps_its_socket_and_its_connections() {
         proxy.publish([Arc::new(before)]).await;
         let mut old = connect(address).await;
         reads(&mut old, b"one").await;
-        let after =
-            proxy.listener_at("l", address, vec![proxy.chain("two", ChainMatch::default())]);
+        let after = proxy.listener_at(
+            "l",
+            address,
+            vec![proxy.chain("two", ChainMatch::default())],
+        );
         proxy.publish([Arc::new(after)]).await;
         let mut new = connect(address).await;
         reads(&mut new, b"two").await;
@@ -131,7 +134,10 @@ fn a_forced_drain_cuts_connections_and_they_are_logged() {
         reads(&mut client, b"hello").await;
         let drains = &proxy.shared.drains;
         drains.inbound.force();
-        assert_eq!(drains.outbound.complete(Duration::ZERO).await, Outcome::Cut { ended: 1 });
+        assert_eq!(
+            drains.outbound.complete(Duration::ZERO).await,
+            Outcome::Cut { ended: 1 }
+        );
         is_closed(&mut client).await;
         assert_eq!(proxy.log(1).await, ["- 0 5 a 1 -"]);
         proxy.running.await.expect("the worker");

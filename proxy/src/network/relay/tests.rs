@@ -23,7 +23,9 @@ fn run(test: impl Future<Output = ()>) {
 
 /// A connection over loopback: the far end, and ours.
 async fn pair() -> (TcpStream, Stream) {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
+    let listener = TcpListener::bind(("127.0.0.1", 0))
+        .await
+        .expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
     (far.expect("connect"), Stream::tcp(near.expect("accept").0))
@@ -45,7 +47,12 @@ async fn between(limits: RelayLimits, first_down: &[u8], first_up: &[u8]) -> Bet
     let relay = tokio::task::spawn_local(async move {
         relay(&down, first_down, &up, first_up, limits, &watch).await
     });
-    Between { client, server, drain, relay }
+    Between {
+        client,
+        server,
+        drain,
+        relay,
+    }
 }
 
 async fn read_exactly(stream: &mut TcpStream, expected: &[u8]) {
@@ -72,7 +79,14 @@ fn what_was_read_before_goes_first_and_half_closes_pass_both_ways() {
         b.client.read_to_end(&mut rest).await.expect("read");
         assert_eq!(rest, b"!");
         let end = b.relay.await.expect("relay");
-        assert_eq!(end, RelayEnd { received: 14, sent: 13, why: Ended::Finished });
+        assert_eq!(
+            end,
+            RelayEnd {
+                received: 14,
+                sent: 13,
+                why: Ended::Finished
+            }
+        );
     });
 }
 
@@ -80,7 +94,12 @@ fn what_was_read_before_goes_first_and_half_closes_pass_both_ways() {
 fn a_slow_reader_holds_back_its_writer_and_nothing_is_lost() {
     run(async {
         let b = between(RelayLimits::default(), b"", b"").await;
-        let Between { client, mut server, drain: _drain, relay } = b;
+        let Between {
+            client,
+            mut server,
+            drain: _drain,
+            relay,
+        } = b;
         let chunk = vec![b'x'; 64 * 1024];
         // Nobody reads: only what sockets and one buffer hold can be written.
         let mut written = 0;
@@ -114,17 +133,30 @@ fn a_reset_is_passed_on_as_a_reset() {
     run(async {
         for downstream_breaks in [true, false] {
             let b = between(RelayLimits::default(), b"", b"").await;
-            let Between { mut client, mut server, drain: _drain, relay } = b;
+            let Between {
+                mut client,
+                mut server,
+                drain: _drain,
+                relay,
+            } = b;
             client.write_all(b"a").await.expect("write");
             read_exactly(&mut server, b"a").await;
-            let (breaks, mut stays) =
-                if downstream_breaks { (client, server) } else { (server, client) };
-            SockRef::from(&breaks).set_linger(Some(Duration::ZERO)).expect("linger");
+            let (breaks, mut stays) = if downstream_breaks {
+                (client, server)
+            } else {
+                (server, client)
+            };
+            SockRef::from(&breaks)
+                .set_linger(Some(Duration::ZERO))
+                .expect("linger");
             drop(breaks);
             let error = stays.read(&mut [0; 1]).await.expect_err("reset");
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-            let why =
-                if downstream_breaks { Ended::DownstreamReset } else { Ended::UpstreamReset };
+            let why = if downstream_breaks {
+                Ended::DownstreamReset
+            } else {
+                Ended::UpstreamReset
+            };
             assert_eq!(relay.await.expect("relay").why, why);
         }
     });
@@ -134,7 +166,10 @@ fn a_reset_is_passed_on_as_a_reset() {
 fn silence_ends_it_and_traffic_either_way_moves_the_end() {
     run(async {
         let idle = Duration::from_millis(150);
-        let limits = RelayLimits { idle: Some(idle), max_duration: None };
+        let limits = RelayLimits {
+            idle: Some(idle),
+            max_duration: None,
+        };
         let start = clock::now();
         let mut b = between(limits, b"", b"").await;
         for _ in 0..8 {
@@ -153,7 +188,10 @@ fn silence_ends_it_and_traffic_either_way_moves_the_end() {
 #[test]
 fn age_and_a_forced_drain_end_it_whatever_moves() {
     run(async {
-        let limits = RelayLimits { idle: None, max_duration: Some(Duration::from_millis(100)) };
+        let limits = RelayLimits {
+            idle: None,
+            max_duration: Some(Duration::from_millis(100)),
+        };
         let b = between(limits, b"", b"").await;
         assert_eq!(b.relay.await.expect("relay").why, Ended::TooOld);
         let b = between(RelayLimits::default(), b"", b"").await;
@@ -185,9 +223,17 @@ fn an_idle_direction_holds_no_buffer_and_a_thread_keeps_few() {
 fn bulk_in_both_directions_arrives_whole() {
     run(async {
         let b = between(RelayLimits::default(), b"", b"").await;
-        let Between { client, server, drain: _drain, relay } = b;
-        let bytes: Rc<Vec<u8>> =
-            Rc::new((0..4_000_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect());
+        let Between {
+            client,
+            server,
+            drain: _drain,
+            relay,
+        } = b;
+        let bytes: Rc<Vec<u8>> = Rc::new(
+            (0..4_000_000_u32)
+                .map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1])
+                .collect(),
+        );
         let exchange = |stream: TcpStream| {
             let bytes = Rc::clone(&bytes);
             async move {
@@ -206,6 +252,13 @@ fn bulk_in_both_directions_arrives_whole() {
         tokio::join!(exchange(client), exchange(server));
         let end = relay.await.expect("relay");
         let all = bytes.len() as u64;
-        assert_eq!(end, RelayEnd { received: all, sent: all, why: Ended::Finished });
+        assert_eq!(
+            end,
+            RelayEnd {
+                received: all,
+                sent: all,
+                why: Ended::Finished
+            }
+        );
     });
 }
