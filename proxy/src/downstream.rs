@@ -32,6 +32,7 @@ use remora_ir::Lookup;
 use remora_ir::listener::{Bind, Interception, Listener};
 use remora_rt::clock;
 use remora_rt::drain::{Stage, Watch};
+use rustc_hash::FxHashMap;
 use tokio::task::JoinSet;
 
 use crate::state::{AcceptSockets, Live};
@@ -65,12 +66,8 @@ pub async fn run(worker: Rc<Worker>) {
     let mut stages = Stages::new(&front.worker);
     let mut may_change = true;
     front.adopt(&mut retired);
+    let mut due = clock::now() + TICK;
     loop {
-        let pace = if stages.are_all_draining() {
-            DRAIN_TICK
-        } else {
-            TICK
-        };
         tokio::select! {
             changed = live.changed(), if may_change => match changed {
                 Ok(_) => front.adopt(&mut retired),
@@ -79,7 +76,13 @@ pub async fn run(worker: Rc<Worker>) {
             },
             () = stages.next() => front.follow(&stages),
             Some(_) = retired.join_next(), if !retired.is_empty() => front.forget(),
-            () = tokio::time::sleep(pace) => front.tick(&mut retired),
+            () = clock::sleep_until(due) => {
+                front.tick(&mut retired);
+                due = clock::now() + TICK;
+            }
+        }
+        if stages.are_all_draining() {
+            due = due.min(clock::now() + DRAIN_TICK);
         }
         if stages.are_all_forced() {
             front.let_go().await;
@@ -98,9 +101,9 @@ pub async fn run(worker: Rc<Worker>) {
 pub(crate) struct Front {
     pub(crate) worker: Rc<Worker>,
     acceptors: RefCell<BTreeMap<SocketAddr, Acceptor>>,
-    /// Lives of the present configuration's listeners; those without sockets begin with their
-    /// first connection.
-    lives: RefCell<Vec<Rc<Life>>>,
+    /// Lives of the present configuration's listeners, by the address of the value that each keeps
+    /// alive; those without sockets begin with their first connection.
+    lives: RefCell<FxHashMap<*const Listener, Rc<Life>>>,
     /// Retired lives with connections left.
     retired: RefCell<Vec<Rc<Life>>>,
     habits: RefCell<Habits>,
@@ -155,9 +158,9 @@ impl Front {
             acceptor.set_life(life);
             acceptor.open(self);
         }
-        for life in before {
-            let kept = self.lives.borrow().iter().any(|new| Rc::ptr_eq(new, &life));
-            if !kept && life.open() > 0 {
+        for (listener, life) in before {
+            let is_kept = self.lives.borrow().contains_key(&listener);
+            if !is_kept && life.open() > 0 {
                 self.retire(life, retired);
             }
         }
@@ -186,20 +189,17 @@ impl Front {
 
     /// Keeps the lives of listeners that are the same as before, and begins one for each that has
     /// taken the name of another.
-    fn renew(&self, live: &Live, before: &[Rc<Life>]) {
-        let mut lives = Vec::with_capacity(before.len());
-        for life in before {
+    fn renew(&self, live: &Live, before: &FxHashMap<*const Listener, Rc<Life>>) {
+        for life in before.values() {
             match live.snapshot.listeners.find(&life.listener.name) {
                 Lookup::Found(same) if Arc::ptr_eq(same, &life.listener) => {
-                    lives.push(Rc::clone(life));
+                    let key = Arc::as_ptr(same);
+                    self.lives.borrow_mut().insert(key, Rc::clone(life));
                 }
-                Lookup::Found(other) => {
-                    lives.push(Rc::new(Life::new(Arc::clone(other), &self.worker.shared)));
-                }
+                Lookup::Found(other) => drop(self.life_of(other)),
                 Lookup::Missing | Lookup::Unresolved => {}
             }
         }
-        *self.lives.borrow_mut() = lives;
     }
 
     /// Lets a listener's connections finish, within their time.
@@ -219,15 +219,8 @@ impl Front {
     /// The life of a listener; begins it if there is none.
     fn life_of(&self, listener: &Arc<Listener>) -> Rc<Life> {
         let mut lives = self.lives.borrow_mut();
-        if let Some(life) = lives
-            .iter()
-            .find(|life| Arc::ptr_eq(&life.listener, listener))
-        {
-            return Rc::clone(life);
-        }
-        let life = Rc::new(Life::new(Arc::clone(listener), &self.worker.shared));
-        lives.push(Rc::clone(&life));
-        life
+        let begin = || Rc::new(Life::new(Arc::clone(listener), &self.worker.shared));
+        Rc::clone(lives.entry(Arc::as_ptr(listener)).or_insert_with(begin))
     }
 
     /// The life of the listener that a connection belongs to: that of its destination, if the
@@ -263,17 +256,14 @@ impl Front {
 
     /// Goes as far as the process' drains have gone.
     fn follow(&self, stages: &Stages) {
-        for life in self
-            .lives
-            .borrow()
-            .iter()
-            .chain(self.retired.borrow().iter())
-        {
-            life.follow(if life.is_inbound() {
-                stages.inbound.seen
+        let (lives, retired) = (self.lives.borrow(), self.retired.borrow());
+        for life in lives.values().chain(retired.iter()) {
+            let process = if life.is_inbound() {
+                &stages.inbound
             } else {
-                stages.outbound.seen
-            });
+                &stages.outbound
+            };
+            life.follow(process.seen);
         }
     }
 
@@ -281,6 +271,7 @@ impl Front {
     fn tick(self: &Rc<Self>, retired: &mut JoinSet<()>) {
         self.worker.upstream.sweep(clock::now());
         self.worker.logs.flush();
+        self.forget();
         let is_incomplete = self
             .acceptors
             .borrow()
@@ -302,7 +293,7 @@ impl Front {
         let lives = self.lives.borrow();
         let retired = self.retired.borrow();
         lives
-            .iter()
+            .values()
             .chain(retired.iter())
             .map(|life| life.open())
             .sum()

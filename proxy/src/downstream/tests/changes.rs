@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Configurations that change under connections, limits, and the end of the process.
 
+use std::process::Command;
+
 use remora_rt::drain::Outcome;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::*;
 
@@ -141,5 +144,79 @@ fn a_forced_drain_cuts_connections_and_they_are_logged() {
         is_closed(&mut client).await;
         assert_eq!(proxy.log(1).await, ["- 0 5 a 1 -"]);
         proxy.running.await.expect("the worker");
+    });
+}
+
+/// Runs only as the child process of the test below: it takes all descriptors of its process.
+#[test]
+#[ignore = "takes the process' descriptors; run by a_process_without_descriptors_accepts_again"]
+fn child_without_descriptors() {
+    run_test(async {
+        let mut proxy = Proxy::new(100);
+        let (address, _) = server("hello").await;
+        proxy.cluster("a", Some(address), |_| {});
+        let listener = proxy.listener("l", vec![proxy.chain("a", ChainMatch::default())]);
+        let at = listener.address;
+        proxy.publish([Arc::new(listener)]).await;
+        let before = getrlimit(Resource::Nofile);
+        let mut clients = Vec::new();
+        let open = std::fs::read_dir("/proc/self/fd").expect("listed").count() as u64;
+        let few = Rlimit {
+            current: Some(open + 1),
+            ..before
+        };
+        setrlimit(Resource::Nofile, few).expect("fewer");
+        while let Ok(client) = std::net::TcpStream::connect(at) {
+            clients.push(client);
+        }
+        // The accept loop meets the limit again and again.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        setrlimit(Resource::Nofile, before).expect("as before");
+        assert!(!clients.is_empty());
+        for client in clients {
+            client.set_nonblocking(true).expect("non-blocking");
+            reads(&mut TcpStream::from_std(client).expect("stream"), b"hello").await;
+        }
+    });
+}
+
+#[test]
+fn a_process_without_descriptors_accepts_again_when_it_has_some() {
+    let output = Command::new(std::env::current_exe().expect("own path"))
+        .args(["--ignored", "--exact", "--nocapture"])
+        .arg(
+            concat!(module_path!(), "::child_without_descriptors")
+                .split_once("::")
+                .expect("crate")
+                .1,
+        )
+        .output()
+        .expect("child");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_idle_connection_costs_little_memory() {
+    run_test(async {
+        let mut proxy = Proxy::new(100);
+        let listener = Arc::new(proxy.listener("l", Vec::new()));
+        let front = Rc::new(Front::new(Rc::clone(&proxy.worker)));
+        let (client, near) = (
+            connect(listener.address).await,
+            proxy.shared.connections.try_take(),
+        );
+        let accepted = connection::Accepted {
+            stream: client,
+            peer: listener.address,
+            life: front.life_of(&listener),
+            place: near.expect("a place"),
+        };
+        let future = connection::serve(Rc::clone(&front), accepted);
+        let size = size_of_val(&future);
+        assert!(size <= 16 * 1024, "{size} bytes");
     });
 }
