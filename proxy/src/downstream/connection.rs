@@ -378,7 +378,9 @@ async fn dispatch(
                 _ => None,
             };
             let manager = Arc::clone(manager);
-            crate::http::serve(worker, connection, manager, start.first, lease).await;
+            // Apart, so that a connection of bytes does not carry the room that requests need.
+            let serving = crate::http::serve(worker, connection, manager, start.first, lease);
+            Box::pin(serving).await;
         }
         Network::Tcp(proxy) => {
             let Some(stats) = life.tcp_stats(proxy) else {

@@ -217,6 +217,6 @@ fn an_idle_connection_costs_little_memory() {
         };
         let future = connection::serve(Rc::clone(&front), accepted);
         let size = size_of_val(&future);
-        assert!(size <= 16 * 1024, "{size} bytes");
+        assert!(size <= 6 * 1024, "{size} bytes");
     });
 }
