@@ -121,6 +121,14 @@ pub struct PortArgs {
     #[arg(long, default_value_t = 15021)]
     pub readiness_port: u16,
 
+    /// Redirected outbound connections, until the control plane says otherwise
+    #[arg(long, default_value_t = 15001)]
+    pub outbound_port: u16,
+
+    /// Redirected inbound connections, likewise
+    #[arg(long, default_value_t = 15006)]
+    pub inbound_port: u16,
+
     /// DNS for redirected questions, on loopback
     #[arg(long, default_value_t = 15053)]
     pub dns_port: u16,

@@ -40,7 +40,7 @@ use tokio::task::JoinHandle;
 use crate::access_log::{LogBuffers, LogWriter};
 use crate::admin::{Admin, Computed};
 use crate::cli::{AccessLogTarget, LogFormat, RunArgs, UntilConfigured};
-use crate::control::built_in::BuiltIn;
+use crate::control::built_in::{BuiltIn, RedirectedPorts};
 use crate::control::last_good::{self, Kept, Store};
 use crate::control::road::{self, Road};
 use crate::control::settings::{self, ControlPlane, Settings};
@@ -224,7 +224,7 @@ fn first_configuration(
     let is_restored = settings.control_plane.is_some() && restore(store, &mut road);
     let held = road.inventory().versions();
     let built_in = (has_built_in(args, settings) && !is_restored)
-        .then(|| BuiltIn::pass_through(&settings.context.slots));
+        .then(|| BuiltIn::pass_through(&settings.context.slots, redirected(args)));
     let mut control = Control::new(parts(road, built_in));
     if is_restored {
         control.become_ready();
@@ -291,12 +291,12 @@ async fn work(seat: Seat, logs: LogBuffers) {
         }
     };
     tokio::select! {
-        () = downstream::run(Rc::clone(&worker)) => {
-            stop.forced().await;
-        }
+        biased; // a worker that has ended its work in order is not cut short
+        () = downstream::run(Rc::clone(&worker)) => stop.forced().await,
         () = names => {}
         () = stop.forced() => {}
     }
+    worker.logs.flush();
 }
 
 fn share(args: &RunArgs, settings: &Settings, log: LogControl) -> Shared {
@@ -327,6 +327,13 @@ fn logs(rule: &AccessLogRule, writer: &LogWriter) -> impl Fn() -> LogBuffers + u
         AccessLogRule::AsConfigured => LogBuffers::new(writer.clone()),
         AccessLogRule::Off => LogBuffers::discard(),
         AccessLogRule::To(path) => LogBuffers::new(writer.clone()).redirected(Arc::clone(path)),
+    }
+}
+
+fn redirected(args: &RunArgs) -> RedirectedPorts {
+    RedirectedPorts {
+        outbound: args.ports.outbound_port,
+        inbound: args.ports.inbound_port,
     }
 }
 
@@ -432,3 +439,6 @@ const HELPERS: usize = 4;
 const COMMANDS: usize = 16;
 /// How long threads may take to end once everything has drained.
 const MAX_PARTING: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

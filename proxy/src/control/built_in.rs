@@ -35,24 +35,36 @@ pub struct BuiltIn {
     clusters: Vec<Arc<Cluster>>,
 }
 
+/// Where the redirection rules send connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RedirectedPorts {
+    /// Those from the workload.
+    pub outbound: u16,
+    /// Those to it.
+    pub inbound: u16,
+}
+
 impl BuiltIn {
     /// Pass-through for both directions, in the address families that this machine has.
-    pub fn pass_through(slots: &SlotTable) -> Self {
+    pub fn pass_through(slots: &SlotTable, ports: RedirectedPorts) -> Self {
         let mut built_in = Self::default();
         let outbound = slots.slot("PassthroughCluster");
         built_in.add_cluster(&outbound, SourceAddress::Own);
         let v4 = slots.slot("InboundPassthroughCluster");
         let from = |ip: IpAddr| SourceAddress::Fixed(SocketAddr::new(ip, 0));
         built_in.add_cluster(&v4, from(INBOUND_SOURCE_V4.into()));
-        let any_v4 = Ipv4Addr::UNSPECIFIED.into();
-        built_in.add_listener("virtualOutbound", any_v4, Direction::Outbound, &outbound);
-        built_in.add_listener("virtualInbound", any_v4, Direction::Inbound, &v4);
+        let at = |ip: IpAddr, port| SocketAddr::new(ip, port);
+        let any_v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let (out_v4, in_v4) = (at(any_v4, ports.outbound), at(any_v4, ports.inbound));
+        built_in.add_listener("virtualOutbound", out_v4, Direction::Outbound, &outbound);
+        built_in.add_listener("virtualInbound", in_v4, Direction::Inbound, &v4);
         if UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok() {
             let v6 = slots.slot("InboundPassthroughClusterIpv6");
             built_in.add_cluster(&v6, from(INBOUND_SOURCE_V6.into()));
-            let any_v6 = Ipv6Addr::UNSPECIFIED.into();
-            built_in.add_listener("virtualOutbound-v6", any_v6, Direction::Outbound, &outbound);
-            built_in.add_listener("virtualInbound-v6", any_v6, Direction::Inbound, &v6);
+            let any_v6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+            let (out_v6, in_v6) = (at(any_v6, ports.outbound), at(any_v6, ports.inbound));
+            built_in.add_listener("virtualOutbound-v6", out_v6, Direction::Outbound, &outbound);
+            built_in.add_listener("virtualInbound-v6", in_v6, Direction::Inbound, &v6);
         }
         built_in
     }
@@ -83,14 +95,10 @@ impl BuiltIn {
     fn add_listener(
         &mut self,
         name: &str,
-        ip: IpAddr,
+        address: SocketAddr,
         direction: Direction,
         cluster: &Arc<ClusterSlot>,
     ) {
-        let port = match direction {
-            Direction::Inbound => INBOUND_PORT,
-            Direction::Outbound | Direction::Unspecified => OUTBOUND_PORT,
-        };
         let chain = FilterChain {
             name: name.into(),
             matches: ChainMatch::default(),
@@ -98,7 +106,7 @@ impl BuiltIn {
         };
         self.listeners.push(Arc::new(Listener {
             name: ListenerName::new(name),
-            address: SocketAddr::new(ip, port),
+            address,
             more_addresses: Vec::new(),
             bind: Bind::Port,
             direction,
@@ -161,10 +169,6 @@ fn pass_through(cluster: &Arc<ClusterSlot>) -> TcpProxy {
     }
 }
 
-/// Where the redirection rules send outbound connections.
-const OUTBOUND_PORT: u16 = 15001;
-/// Where they send inbound ones.
-const INBOUND_PORT: u16 = 15006;
 /// The source address by which the rules know that a connection comes from the inbound side.
 const INBOUND_SOURCE_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
 /// The same for IPv6.
@@ -178,14 +182,19 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 mod tests {
     use super::*;
 
+    const PORTS: RedirectedPorts = RedirectedPorts {
+        outbound: 15001,
+        inbound: 15006,
+    };
+
     #[test]
     fn an_empty_snapshot_gets_both_directions() {
         let slots = SlotTable::default();
         let mut snapshot = Snapshot::default();
-        BuiltIn::pass_through(&slots).complete(&mut snapshot);
+        BuiltIn::pass_through(&slots, PORTS).complete(&mut snapshot);
         for (port, name) in [
-            (OUTBOUND_PORT, "virtualOutbound"),
-            (INBOUND_PORT, "virtualInbound"),
+            (PORTS.outbound, "virtualOutbound"),
+            (PORTS.inbound, "virtualInbound"),
         ] {
             let at = SocketAddr::from(([10, 0, 0, 1], port));
             let listener = snapshot.listeners.by_destination(at).found().expect("open");
@@ -204,7 +213,7 @@ mod tests {
     #[test]
     fn what_is_configured_comes_first() {
         let slots = SlotTable::default();
-        let built_in = BuiltIn::pass_through(&slots);
+        let built_in = BuiltIn::pass_through(&slots, PORTS);
         let mut configured = Listener::clone(&built_in.listeners[0]);
         configured.name = ListenerName::new("theirs");
         let mut cluster = Cluster::clone(&built_in.clusters[0]);
@@ -217,7 +226,7 @@ mod tests {
         let before = built_in.listeners.len();
         built_in.complete(&mut snapshot);
         assert_eq!(snapshot.listeners.len(), before, "one was replaced");
-        let at = SocketAddr::from(([10, 0, 0, 1], OUTBOUND_PORT));
+        let at = SocketAddr::from(([10, 0, 0, 1], PORTS.outbound));
         let found = snapshot.listeners.by_destination(at).found().expect("open");
         assert_eq!(found.name.as_str(), "theirs");
         let slot = slots.slot("PassthroughCluster");

@@ -344,4 +344,4 @@ fn misnamed(resource: &Resource, travelled_as: &str) -> Option<String> {
 const MAX_NOTICED: usize = 1024;
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -10,6 +10,7 @@ use remora_translate::Context;
 use remora_xds_client::Config;
 use remora_xds_types::core::Node;
 
+use super::built_in::RedirectedPorts;
 use super::road::tests::{bad_routes, eds_cluster, endpoints, listener, routes};
 use super::*;
 use control_plane::{ControlPlane, Peer};
@@ -18,6 +19,12 @@ const CDS: ResourceType = ResourceType::Cluster;
 const EDS: ResourceType = ResourceType::Endpoint;
 const LDS: ResourceType = ResourceType::Listener;
 const RDS: ResourceType = ResourceType::Route;
+
+/// Of the kernel's choice.
+const ANY_PORTS: RedirectedPorts = RedirectedPorts {
+    outbound: 0,
+    inbound: 0,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -47,7 +54,7 @@ async fn world(built_in: bool) -> World {
         shared: Arc::clone(&shared),
         road: Road::new(context, &[], &[]),
         bindings: Bindings::new(Sockets::new(), NonZeroUsize::MIN),
-        built_in: built_in.then(|| BuiltIn::pass_through(&slots)),
+        built_in: built_in.then(|| BuiltIn::pass_through(&slots, ANY_PORTS)),
         kept: sender,
     });
     let address = control_plane.address.to_string();
@@ -242,4 +249,31 @@ async fn listeners_that_are_all_refused_do_not_end_the_pass_through() {
     assert!(world.report().await.pending.is_empty());
     assert!(!world.shared.readiness.is_ready());
     assert_eq!(world.live.current().snapshot.listeners.len(), built_in);
+}
+
+#[tokio::test]
+async fn a_large_push_is_translated_aside_and_judged_as_a_whole() {
+    let mut world = world(false).await;
+    let mut peer = world.control_plane.stream().await;
+    peer.asked_for(CDS, None).await;
+    let mut clusters: Vec<_> = (0..2000)
+        .map(|n| {
+            eds_cluster(
+                &format!("outbound|80||service-{n}.shop.svc.cluster.local"),
+                "1s",
+            )
+        })
+        .collect();
+    let bytes: usize = clusters.iter().map(|raw| raw.body.len()).sum();
+    assert!(bytes > MAX_INLINE_BYTES, "{bytes} bytes");
+    clusters[1000].body = bytes::Bytes::from_static(&[0xff]);
+    let refusal = peer.push(CDS, &clusters, &[]).await.expect("a NACK");
+    assert!(refusal.contains("service-1000."), "{refusal}");
+    let report = world.report().await;
+    assert_eq!(
+        report.pending.len(),
+        1999,
+        "the good ones wait for their endpoints"
+    );
+    assert_eq!(world.live.generation(), 1);
 }

@@ -24,7 +24,7 @@ fn raw(kind: ResourceType, name: &str, version: &str, json: &Value) -> RawResour
     }
 }
 
-pub(in crate::control) fn eds_cluster(name: &str, timeout: &str) -> RawResource {
+pub(crate) fn eds_cluster(name: &str, timeout: &str) -> RawResource {
     let cluster = json!({
         "name": name, "type": "EDS", "connect_timeout": timeout,
         "eds_cluster_config": { "eds_config": { "ads": {}, "resource_api_version": "V3" } },
@@ -32,14 +32,14 @@ pub(in crate::control) fn eds_cluster(name: &str, timeout: &str) -> RawResource 
     raw(CDS, name, timeout, &cluster)
 }
 
-pub(in crate::control) fn endpoints(name: &str, port: u16) -> RawResource {
+pub(crate) fn endpoints(name: &str, port: u16) -> RawResource {
     let at = json!({ "socket_address": { "address": "10.0.0.1", "port_value": port } });
     let one = json!({ "lb_endpoints": [{ "endpoint": { "address": at } }] });
     let assignment = json!({ "cluster_name": name, "endpoints": [one] });
     raw(EDS, name, &port.to_string(), &assignment)
 }
 
-pub(in crate::control) fn listener(name: &str, port: u16, table: &str) -> RawResource {
+pub(crate) fn listener(name: &str, port: u16, table: &str) -> RawResource {
     let hcm = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
@@ -56,7 +56,7 @@ pub(in crate::control) fn listener(name: &str, port: u16, table: &str) -> RawRes
     raw(LDS, name, &port.to_string(), &listener)
 }
 
-pub(in crate::control) fn routes(name: &str, cluster: &str) -> RawResource {
+pub(crate) fn routes(name: &str, cluster: &str) -> RawResource {
     let route = json!({ "match": { "prefix": "/" }, "route": { "cluster": cluster } });
     let host = json!({ "name": "all", "domains": ["*"], "routes": [route] });
     let table = json!({ "name": name, "virtual_hosts": [host] });
@@ -64,7 +64,7 @@ pub(in crate::control) fn routes(name: &str, cluster: &str) -> RawResource {
 }
 
 /// A resource that decodes and cannot be honoured.
-pub(in crate::control) fn bad_routes(name: &str) -> RawResource {
+pub(crate) fn bad_routes(name: &str) -> RawResource {
     let route = json!({ "match": { "safe_regex": { "regex": "(" } }, "route": { "cluster": "a" } });
     let host = json!({ "name": "all", "domains": ["*"], "routes": [route] });
     raw(
@@ -116,7 +116,7 @@ fn listener_names(road: &Road) -> Vec<String> {
     names.collect()
 }
 
-fn whole() -> Road {
+pub(crate) fn whole() -> Road {
     let mut road = road();
     put(&mut road, CDS, vec![eds_cluster("a", "1s")]);
     put(&mut road, EDS, vec![endpoints("a", 80)]);
