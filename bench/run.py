@@ -9,7 +9,7 @@ depend on how fast the generator is, and ratios within one run, since machines d
 
     bench/run.py [--rounds 3] [--seconds 4] [--markdown FILE]
 
-Needs: nginx, haproxy, wrk, apache2-utils (apt), a release build of remora-proxy, and optionally
+Needs: nginx, haproxy, wrk (apt), a release build of remora-proxy, and optionally
 Envoy ($REMORA_ENVOY). A subject whose program is missing is left out and named.
 """
 import argparse, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time
@@ -151,18 +151,13 @@ def memory(pid):
 def load(row, port, seconds):
     """Requests done and p99 in ms."""
     url = f"http://127.0.0.1:{port}/x"
-    if row == "keep-alive":
-        out = run(["wrk", "-t1", "-c32", f"-d{seconds}s", "--latency", url])
-        count = int(re.search(r"(\d+) requests in", out).group(1))
-        value, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", out).groups()
-        bad = re.search(r"Non-2xx.*: (\d+)", out)
-        assert not bad, f"{bad.group(1)} bad answers"
-        return count, float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
-    out = run(["ab", "-q", "-r", "-c", "32", "-t", str(seconds), "-n", "1000000", url])
-    failed = int(re.search(r"Failed requests:\s+(\d+)", out).group(1))
-    assert failed == 0, f"{failed} failed requests"
-    count = int(re.search(r"Complete requests:\s+(\d+)", out).group(1))
-    return count, float(re.search(r"99%\s+(\d+)", out).group(1))
+    closing = ["-H", "Connection: close"] if row == "new connection" else []
+    out = run(["wrk", "-t1", "-c32", f"-d{seconds}s", "--latency", *closing, url])
+    count = int(re.search(r"(\d+) requests in", out).group(1))
+    value, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", out).groups()
+    bad = re.search(r"Non-2xx.*: (\d+)", out)
+    assert not bad, f"{bad.group(1)} bad answers"
+    return count, float(value) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
 
 
 def run(command):
