@@ -148,6 +148,10 @@ impl Lab {
         // As in a container: a workload needs no privilege to serve port 80.
         host.enter(|| fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"))?
             .context("let everybody serve low ports")?;
+        // "Nobody listens here" is said each time, not once a second: what asks a dead port in a
+        // test is to learn so at once, however often it asks.
+        host.enter(|| fs::write("/proc/sys/net/ipv4/icmp_ratelimit", "0"))?
+            .context("let refusals pass")?;
         Ok(host)
     }
 

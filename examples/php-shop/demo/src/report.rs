@@ -66,16 +66,18 @@ impl Checks {
         self.failure.is_none() && !self.checks.is_empty() && self.checks.iter().all(|c| c.holds)
     }
 
-    /// All of it as lines.
-    pub(crate) fn lines(&self) -> String {
-        let mut text = String::new();
+    /// What it was and whether it passed.
+    pub(crate) fn verdict(&self) -> String {
         let verdict = if self.pass() { "passed" } else { "FAILED" };
         let took = self.took.as_secs_f64();
-        let _ = writeln!(
-            text,
-            "step {}  {}  {verdict} ({took:.1} s)",
-            self.number, self.title
-        );
+        let Self { number, title, .. } = self;
+        format!("step {number}  {verdict}  {title} ({took:.1} s)")
+    }
+
+    /// All of it as lines.
+    pub(crate) fn lines(&self) -> String {
+        let mut text = self.verdict();
+        text.push('\n');
         for check in &self.checks {
             let mark = if check.holds { "ok  " } else { "FAIL" };
             let _ = writeln!(

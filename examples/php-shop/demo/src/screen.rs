@@ -180,6 +180,7 @@ fn erase(canvas: &mut Canvas) {
     if canvas.drawn > 0 {
         let mut out = std::io::stdout();
         let _ = write!(out, "\x1b[{}A\r\x1b[J", canvas.drawn);
+        let _ = out.flush();
         canvas.drawn = 0;
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn play(stage: &mut Stage, only: &[usize]) -> anyhow::Result<Vec<Chec
             checks.fail(&error.context("make all well again"));
         }
         checks.end(began.elapsed());
-        stage.screen.say(&checks.lines());
+        stage.screen.say(&checks.verdict());
         all.push(checks);
     }
     Ok(all)

@@ -53,6 +53,13 @@ pub(super) fn play(stage: &mut Stage, checks: &mut Checks) -> anyhow::Result<()>
         .admin(MIRROR, &format!("/admin/delay?ms={}", SLOW.as_millis()))?;
     let slow = Tally::of_service(&stage.watch("v2 takes 2 s for each", 2.5)?, "sms");
     unharmed(checks, "v2 slow", &well, &slow);
+    let dropped = Copies::since(stage, &before)?.dropped;
+    checks.add(
+        "v2 slow: copies beyond its limit are dropped",
+        "some",
+        dropped.to_string(),
+        dropped > 0,
+    );
     stage.mesh.kill_programs(MIRROR)?;
     let dead = Tally::of_service(&stage.watch("v2 is dead", 2.5)?, "sms");
     unharmed(checks, "v2 dead", &well, &dead);

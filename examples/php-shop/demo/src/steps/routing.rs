@@ -32,7 +32,7 @@ pub(super) fn play(stage: &mut Stage, checks: &mut Checks) -> anyhow::Result<()>
     );
 
     let mut slowest = Duration::ZERO;
-    for (step, part, seconds) in [("02-canary-90-10", 0.1, 4.5), ("03-canary-50-50", 0.5, 3.0)] {
+    for (step, part, seconds) in [("02-canary-90-10", 0.1, 6.0), ("03-canary-50-50", 0.5, 4.0)] {
         slowest = slowest.max(stage.route(step)?);
         let samples = stage.watch(&format!("{:.0} % to v2", part * 100.0), seconds)?;
         let sms = Tally::of_service(&samples, "sms");
