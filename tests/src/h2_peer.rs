@@ -59,7 +59,8 @@ pub fn ask_all(
     to: SocketAddr,
     requests: Vec<Message<Request<()>>>,
 ) -> anyhow::Result<Vec<anyhow::Result<Answer>>> {
-    let stream = TcpStream::connect_timeout(&to, LIMIT).with_context(|| format!("connect to {to}"))?;
+    let stream =
+        TcpStream::connect_timeout(&to, LIMIT).with_context(|| format!("connect to {to}"))?;
     stream.set_nonblocking(true)?;
     runtime()?.block_on(async {
         let stream = tokio::net::TcpStream::from_std(stream)?;
@@ -80,7 +81,9 @@ pub fn ask_all(
             driver.abort();
             Ok::<_, anyhow::Error>(answers)
         };
-        tokio::time::timeout(LIMIT, all).await.context("no answer in time")?
+        tokio::time::timeout(LIMIT, all)
+            .await
+            .context("no answer in time")?
     })
 }
 
@@ -128,22 +131,32 @@ struct Script {
 impl H2Upstream {
     /// Starts one that answers every request with `always`.
     pub fn start(address: SocketAddr, always: Reply) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+        let listener =
+            TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
         listener.set_nonblocking(true)?;
-        let script = Script { always, recorded: Vec::new() };
+        let script = Script {
+            always,
+            recorded: Vec::new(),
+        };
         let script = Arc::new(Mutex::new(script));
         let shared = Arc::clone(&script);
         let (stop, stopped) = oneshot::channel();
         let runtime = runtime()?;
-        let thread = std::thread::Builder::new().name("h2-upstream".to_owned()).spawn(move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    _ = accept(listener, shared) => {}
-                    _ = stopped => {}
-                }
-            });
-        })?;
-        Ok(Self { script, stop: Some(stop), thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("h2-upstream".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = accept(listener, shared) => {}
+                        _ = stopped => {}
+                    }
+                });
+            })?;
+        Ok(Self {
+            script,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// Answers every request from now on with `reply`.
@@ -192,7 +205,12 @@ async fn answer(
     let request = read_rest(Request::from_parts(head, ()), body).await?;
     lock(&script).recorded.push(request.clone());
     match reply {
-        Reply::Answer { status, headers, body, trailers } => {
+        Reply::Answer {
+            status,
+            headers,
+            body,
+            trailers,
+        } => {
             let mut head = Response::builder().status(status);
             for (name, value) in headers {
                 head = head.header(name, value);
@@ -202,7 +220,9 @@ async fn answer(
                 return Ok(());
             }
             let mut stream = respond.send_response(head.body(())?, false)?;
-            let trailers = (!trailers.is_empty()).then(|| fields(&trailers)).transpose()?;
+            let trailers = (!trailers.is_empty())
+                .then(|| fields(&trailers))
+                .transpose()?;
             send_rest(&mut stream, Bytes::from_static(body.as_bytes()), trailers)
         }
         Reply::Echo => {
@@ -247,7 +267,11 @@ async fn read_rest<Head>(head: Head, mut body: RecvStream) -> anyhow::Result<Mes
         body.flow_control().release_capacity(data.len())?;
     }
     let trailers = body.trailers().await?;
-    Ok(Message { head, body: bytes.into(), trailers })
+    Ok(Message {
+        head,
+        body: bytes.into(),
+        trailers,
+    })
 }
 
 fn runtime() -> anyhow::Result<Runtime> {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! End-to-end tests; they live in `tests/`. What they stand on is `remora-testkit`, and here what
-//! needs a runtime: both ends of HTTP/2 ([`h2_peer`]); and the [`subject`] that is tested.
+//! needs a runtime: both ends of HTTP/2 ([`h2_peer`]); the [`subject`] that is compared; and the
+//! smallest mesh there is, around one [`sidecar`].
 
 pub mod h2_peer;
+pub mod sidecar;
 pub mod subject;

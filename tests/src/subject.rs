@@ -73,7 +73,12 @@ impl Subject {
     }
 
     /// Starts it on a host as the proxy's user, and waits until `admin` says that it is ready.
-    pub fn start(self, host: &Host, bootstrap: &Path, admin: SocketAddr) -> anyhow::Result<Process> {
+    pub fn start(
+        self,
+        host: &Host,
+        bootstrap: &Path,
+        admin: SocketAddr,
+    ) -> anyhow::Result<Process> {
         let folder = host
             .lab()
             .make_folder(&format!("{}-proxy", host.name()), User::PROXY)?;
@@ -97,7 +102,9 @@ fn find_envoy() -> anyhow::Result<PathBuf> {
         None => {
             let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
             let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-            let cache = cache.or_else(home).context("neither HOME nor XDG_CACHE_HOME is set")?;
+            let cache = cache
+                .or_else(home)
+                .context("neither HOME nor XDG_CACHE_HOME is set")?;
             cache.join("remora/envoy-1.39.3/bin/envoy")
         }
     };

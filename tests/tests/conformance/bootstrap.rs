@@ -72,7 +72,8 @@ impl Parts {
                 "virtual_hosts" => self.virtual_hosts.extend(list(value)?),
                 "clusters" => {
                     for (name, fields) in mapping(value)? {
-                        self.clusters.push(cluster(number, &format!("{own}{name}"), fields)?);
+                        self.clusters
+                            .push(cluster(number, &format!("{own}{name}"), fields)?);
                     }
                 }
                 "http" => {
@@ -141,7 +142,12 @@ fn cluster(number: usize, name: &str, mut fields: Value) -> anyhow::Result<Value
     Ok(cluster)
 }
 
-fn http_listener(port: u16, fields: &Value, routes: &Value, folder: &Path) -> anyhow::Result<Value> {
+fn http_listener(
+    port: u16,
+    fields: &Value,
+    routes: &Value,
+    folder: &Path,
+) -> anyhow::Result<Value> {
     let own_format = folder.join("access.log");
     let default_format = folder.join("default.log");
     let mut manager = json!({

@@ -35,13 +35,21 @@ pub(crate) const fn case(
     config: &'static str,
     run: fn(&Scene) -> anyhow::Result<()>,
 ) -> Case {
-    Case { name, config, run, only: None }
+    Case {
+        name,
+        config,
+        run,
+        only: None,
+    }
 }
 
 impl Case {
     /// The same for Remora alone: Envoy does not have this, or has it otherwise.
     pub(crate) const fn of_remora(self) -> Self {
-        Self { only: Some(Subject::Remora), ..self }
+        Self {
+            only: Some(Subject::Remora),
+            ..self
+        }
     }
 }
 
@@ -107,7 +115,9 @@ impl Scene {
     /// Status and body of the answer to a request, as `200 text`.
     pub(crate) fn answer_to(&self, request: &Request) -> anyhow::Result<String> {
         let answer = self.send(request)?;
-        Ok(format!("{} {}", answer.status, answer.text()).trim_end().to_owned())
+        Ok(format!("{} {}", answer.status, answer.text())
+            .trim_end()
+            .to_owned())
     }
 
     /// A kept connection to the proxy.
@@ -138,7 +148,12 @@ impl Scene {
     /// Asserts code, flags and details in the access log.
     pub(crate) fn expect_log(&self, path: &str, expected: &str) -> anyhow::Result<()> {
         let line = self.log_of(path)?;
-        let found = format!("{} {} {}", line.field("code"), line.field("flags"), line.field("details"));
+        let found = format!(
+            "{} {} {}",
+            line.field("code"),
+            line.field("flags"),
+            line.field("details")
+        );
         if found != expected {
             bail!("the access log has `{found}` for {path}, expected `{expected}`");
         }
@@ -153,7 +168,9 @@ pub(crate) struct LogLine(BTreeMap<String, String>);
 impl LogLine {
     fn read(line: &str) -> anyhow::Result<Self> {
         let pairs = line.split(' ').map(|pair| {
-            let (key, value) = pair.split_once('=').with_context(|| format!("`{pair}` in `{line}`"))?;
+            let (key, value) = pair
+                .split_once('=')
+                .with_context(|| format!("`{pair}` in `{line}`"))?;
             Ok((key.to_owned(), value.to_owned()))
         });
         Ok(Self(pairs.collect::<anyhow::Result<_>>()?))

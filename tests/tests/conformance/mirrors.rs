@@ -9,28 +9,44 @@ use super::case::{Case, case};
 use super::replies::wait_for_requests;
 
 pub(crate) const CASES: &[Case] = &[
-    case("each request is copied, with its body and a marked host", MIRRORED, |s| {
-        let (first, copy) = (s.backend(1)?, s.backend_that(2, Reply::status(500, "copy"))?);
-        for n in 0..10 {
-            let request = s.request(&format!("/{n}")).with_body("POST", format!("body {n}"));
-            assert_eq!(s.answer_to(&request)?, "200 1");
-        }
-        wait_for_requests(&copy, 10)?;
-        let mut seen = copy.recorded();
-        seen.sort_by(|a, b| a.line.cmp(&b.line));
-        for (n, request) in seen.iter().enumerate() {
-            assert_eq!(request.line, format!("POST /{n} HTTP/1.1"));
-            assert_eq!(request.body, format!("body {n}").as_bytes());
-            assert_eq!(request.header("host"), Some(format!("{}-shadow", s.host()).as_str()));
-        }
-        assert_eq!(first.recorded().len(), 10);
-        Ok(())
-    }),
+    case(
+        "each request is copied, with its body and a marked host",
+        MIRRORED,
+        |s| {
+            let (first, copy) = (
+                s.backend(1)?,
+                s.backend_that(2, Reply::status(500, "copy"))?,
+            );
+            for n in 0..10 {
+                let request = s
+                    .request(&format!("/{n}"))
+                    .with_body("POST", format!("body {n}"));
+                assert_eq!(s.answer_to(&request)?, "200 1");
+            }
+            wait_for_requests(&copy, 10)?;
+            let mut seen = copy.recorded();
+            seen.sort_by(|a, b| a.line.cmp(&b.line));
+            for (n, request) in seen.iter().enumerate() {
+                assert_eq!(request.line, format!("POST /{n} HTTP/1.1"));
+                assert_eq!(request.body, format!("body {n}").as_bytes());
+                assert_eq!(
+                    request.header("host"),
+                    Some(format!("{}-shadow", s.host()).as_str())
+                );
+            }
+            assert_eq!(first.recorded().len(), 10);
+            Ok(())
+        },
+    ),
     case("a slow copy does not slow the request", MIRRORED, |s| {
         let (_first, copy) = (s.backend(1)?, s.backend_that(2, Reply::Hang)?);
         let start = Instant::now();
         assert_eq!(s.answer("/")?, "200 1");
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            start.elapsed()
+        );
         wait_for_requests(&copy, 1)
     }),
     case("a dead copy does not harm the request", MIRRORED, |s| {

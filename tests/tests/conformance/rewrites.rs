@@ -14,7 +14,11 @@ clusters: {a: {hosts: [1]}}
 ",
         |s| {
             let backend = s.backend(1)?;
-            let table = [("/old/x?q=/old/", "/new/x?q=/old/"), ("/gone", "/"), ("/gone/x", "//x")];
+            let table = [
+                ("/old/x?q=/old/", "/new/x?q=/old/"),
+                ("/gone", "/"),
+                ("/gone/x", "//x"),
+            ];
             for (path, expected) in table {
                 assert_eq!(s.get(path)?.status, 200);
                 let seen = backend.recorded().pop().expect("a request came");
@@ -53,9 +57,15 @@ clusters: {a: {hosts: [1]}}
             assert_eq!(s.get("/")?.status, 200);
             let seen = backend.recorded().pop().expect("a request came");
             assert_eq!(seen.header("host"), Some("inner.example"));
-            let hosts = seen.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("host"));
+            let hosts = seen
+                .headers
+                .iter()
+                .filter(|(name, _)| name.eq_ignore_ascii_case("host"));
             assert_eq!(hosts.count(), 1);
-            assert_eq!(seen.header("x-envoy-original-host"), Some(s.host().as_str()));
+            assert_eq!(
+                seen.header("x-envoy-original-host"),
+                Some(s.host().as_str())
+            );
             Ok(())
         },
     ),
@@ -102,12 +112,18 @@ routes:
 ",
         |s| {
             let answer = s.get("/teapot")?;
-            assert_eq!((answer.status, answer.text().as_str()), (418, "short and stout"));
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (418, "short and stout")
+            );
             assert_eq!(answer.header("content-type"), Some("text/plain"));
             assert_eq!(answer.header("x-kind"), Some("teapot"));
             s.expect_log("/teapot", "418 - direct_response")?;
             let answer = s.get("/empty")?;
-            assert_eq!((answer.status, answer.header("content-length")), (503, Some("0")));
+            assert_eq!(
+                (answer.status, answer.header("content-length")),
+                (503, Some("0"))
+            );
             Ok(())
         },
     ),

@@ -37,14 +37,23 @@ pub(crate) fn play(subject: Subject, cases: &[&'static Case]) {
         let file = lab.folder().join("bootstrap.yaml");
         std::fs::write(&file, bootstrap::compose(&chosen, &folder)?)?;
         let mut proxy = subject.start(&host, &file, SocketAddr::from(bootstrap::ADMIN))?;
-        let scene = |number| Scene { subject, number, log: folder.join("access.log") };
+        let scene = |number| Scene {
+            subject,
+            number,
+            log: folder.join("access.log"),
+        };
         let failures = host.enter(|| play_all(&chosen, scene))?;
         let log = proxy.log();
         if !proxy.is_running() || log.contains("panicked at") {
             bail!("the proxy did not survive; its log:\n{log}");
         }
         if !failures.is_empty() {
-            bail!("{} of {} cases failed:\n\n{}", failures.len(), chosen.len(), failures.join("\n"));
+            bail!(
+                "{} of {} cases failed:\n\n{}",
+                failures.len(),
+                chosen.len(),
+                failures.join("\n")
+            );
         }
         eprintln!("{subject:?}: {} cases hold", chosen.len());
         Ok(())
@@ -59,20 +68,28 @@ fn play_all(cases: &[(usize, &Case)], scene: impl Fn(usize) -> Scene + Sync) -> 
         for _ in 0..AT_A_TIME {
             scope.spawn(|| {
                 loop {
-                    let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let next = waiting
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .next();
                     let Some((number, case)) = next else { return };
                     let start = Instant::now();
                     let outcome = play_one(case, &scene(*number));
                     if let Err(error) = outcome {
                         let time = start.elapsed();
                         let text = format!("c{number} `{}` ({time:.1?}): {error:?}\n", case.name);
-                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                        failures
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(text);
                     }
                 }
             });
         }
     });
-    failures.into_inner().unwrap_or_else(PoisonError::into_inner)
+    failures
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 fn play_one(case: &Case, scene: &Scene) -> anyhow::Result<()> {

@@ -9,57 +9,88 @@ use remora_testkit::wait;
 use super::case::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
-    case("a route's timeout is 504 UT, and the attempt is given up", ROUTES, |s| {
-        let backend = s.backend_that(1, Reply::Hang)?;
-        let start = Instant::now();
-        assert_eq!(s.answer("/short")?, "504 upstream request timeout");
-        let time = start.elapsed();
-        assert!((280..2000).contains(&time.as_millis()), "{time:?}");
-        s.expect_log("/short", "504 UT response_timeout")?;
-        assert_eq!(backend.recorded().len(), 1);
-        backend.set_reply(Reply::status(200, "again"));
-        assert_eq!(s.answer("/short")?, "200 again", "the next request is not harmed");
-        Ok(())
-    }),
-    case("the clock of a route starts when the request is complete", ROUTES, |s| {
-        let _backend = s.backend(1)?;
-        let mut connection = s.connect()?;
-        let host = s.host();
-        let head = format!("POST /short HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\na");
-        connection.write(head.as_bytes())?;
-        wait::rest(Duration::from_millis(600));
-        connection.write(b"b")?;
-        assert_eq!(connection.read_response("POST")?.status, 200);
-        Ok(())
-    }),
-    case("an answer that has begun is cut at the route's timeout", ROUTES, |s| {
-        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
-        let _backend = s.backend_that(1, Reply::Bytes(head.to_vec()))?;
-        assert!(s.get("/short").is_err(), "the body does not come to its end");
-        let line = s.log_of("/short")?;
-        assert_eq!((line.field("code"), line.field("flags")), ("200", "UT"));
-        Ok(())
-    }),
-    case("a per-try timeout is retried, then 504 with UT and URX", ROUTES, |s| {
-        let backend = s.backend_that(1, Reply::Hang)?;
-        assert_eq!(s.answer("/per-try")?, "504 upstream request timeout");
-        s.expect_log("/per-try", "504 URX,UT upstream_per_try_timeout")?;
-        assert_eq!(backend.recorded().len(), 2);
-        backend.push_replies([Reply::Hang]);
-        backend.set_reply(Reply::status(200, "second"));
-        assert_eq!(s.answer("/per-try")?, "200 second");
-        Ok(())
-    }),
-    case("the route's timeout bounds all attempts together", ROUTES, |s| {
-        let backend = s.backend_that(1, Reply::Hang)?;
-        let start = Instant::now();
-        assert_eq!(s.answer("/all-tries")?, "504 upstream request timeout");
-        let time = start.elapsed();
-        assert!((480..2000).contains(&time.as_millis()), "{time:?}");
-        let tries = backend.recorded().len();
-        assert!((2..=4).contains(&tries), "{tries} attempts of 200 ms in 500 ms");
-        Ok(())
-    }),
+    case(
+        "a route's timeout is 504 UT, and the attempt is given up",
+        ROUTES,
+        |s| {
+            let backend = s.backend_that(1, Reply::Hang)?;
+            let start = Instant::now();
+            assert_eq!(s.answer("/short")?, "504 upstream request timeout");
+            let time = start.elapsed();
+            assert!((280..2000).contains(&time.as_millis()), "{time:?}");
+            s.expect_log("/short", "504 UT response_timeout")?;
+            assert_eq!(backend.recorded().len(), 1);
+            backend.set_reply(Reply::status(200, "again"));
+            assert_eq!(
+                s.answer("/short")?,
+                "200 again",
+                "the next request is not harmed"
+            );
+            Ok(())
+        },
+    ),
+    case(
+        "the clock of a route starts when the request is complete",
+        ROUTES,
+        |s| {
+            let _backend = s.backend(1)?;
+            let mut connection = s.connect()?;
+            let host = s.host();
+            let head =
+                format!("POST /short HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\na");
+            connection.write(head.as_bytes())?;
+            wait::rest(Duration::from_millis(600));
+            connection.write(b"b")?;
+            assert_eq!(connection.read_response("POST")?.status, 200);
+            Ok(())
+        },
+    ),
+    case(
+        "an answer that has begun is cut at the route's timeout",
+        ROUTES,
+        |s| {
+            let head = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf";
+            let _backend = s.backend_that(1, Reply::Bytes(head.to_vec()))?;
+            assert!(
+                s.get("/short").is_err(),
+                "the body does not come to its end"
+            );
+            let line = s.log_of("/short")?;
+            assert_eq!((line.field("code"), line.field("flags")), ("200", "UT"));
+            Ok(())
+        },
+    ),
+    case(
+        "a per-try timeout is retried, then 504 with UT and URX",
+        ROUTES,
+        |s| {
+            let backend = s.backend_that(1, Reply::Hang)?;
+            assert_eq!(s.answer("/per-try")?, "504 upstream request timeout");
+            s.expect_log("/per-try", "504 URX,UT upstream_per_try_timeout")?;
+            assert_eq!(backend.recorded().len(), 2);
+            backend.push_replies([Reply::Hang]);
+            backend.set_reply(Reply::status(200, "second"));
+            assert_eq!(s.answer("/per-try")?, "200 second");
+            Ok(())
+        },
+    ),
+    case(
+        "the route's timeout bounds all attempts together",
+        ROUTES,
+        |s| {
+            let backend = s.backend_that(1, Reply::Hang)?;
+            let start = Instant::now();
+            assert_eq!(s.answer("/all-tries")?, "504 upstream request timeout");
+            let time = start.elapsed();
+            assert!((480..2000).contains(&time.as_millis()), "{time:?}");
+            let tries = backend.recorded().len();
+            assert!(
+                (2..=4).contains(&tries),
+                "{tries} attempts of 200 ms in 500 ms"
+            );
+            Ok(())
+        },
+    ),
     case("a silent stream is 504 SI", ROUTES, |s| {
         let _backend = s.backend_that(1, Reply::Hang)?;
         assert_eq!(s.answer("/idle")?, "504 stream timeout");
@@ -71,16 +102,25 @@ pub(crate) const CASES: &[Case] = &[
         assert_eq!(s.answer("/no-limit")?, "200 late");
         Ok(())
     }),
-    case("a gRPC request's own deadline holds where the route says so", ROUTES, |s| {
-        let _backend = s.backend_that(1, Reply::Hang)?;
-        let request = s.request("/grpc").header("content-type", "application/grpc");
-        let start = Instant::now();
-        let answer = s.send(&request.header("grpc-timeout", "300m"))?;
-        let time = start.elapsed();
-        assert_eq!((answer.status, answer.header("grpc-status")), (200, Some("4")));
-        assert!((280..2000).contains(&time.as_millis()), "{time:?}");
-        Ok(())
-    }),
+    case(
+        "a gRPC request's own deadline holds where the route says so",
+        ROUTES,
+        |s| {
+            let _backend = s.backend_that(1, Reply::Hang)?;
+            let request = s
+                .request("/grpc")
+                .header("content-type", "application/grpc");
+            let start = Instant::now();
+            let answer = s.send(&request.header("grpc-timeout", "300m"))?;
+            let time = start.elapsed();
+            assert_eq!(
+                (answer.status, answer.header("grpc-status")),
+                (200, Some("4"))
+            );
+            assert!((280..2000).contains(&time.as_millis()), "{time:?}");
+            Ok(())
+        },
+    ),
 ];
 
 const ROUTES: &str = "
