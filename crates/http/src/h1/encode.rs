@@ -43,7 +43,8 @@ pub struct RequestWire<'a> {
 /// How to write a response; it is always written as HTTP/1.1 (RFC 9110 section 6.2).
 #[derive(Clone, Copy, Debug)]
 pub struct ResponseWire<'a> {
-    /// How the body ends. `Empty` becomes `content-length: 0` where a body could be expected.
+    /// How the body ends. `Empty` becomes `content-length: 0` where a body could be expected, and
+    /// `UntilClose` becomes `Chunked` unless the downstream speaks 1.0.
     pub framing: BodyFraming,
     /// Whether another request may follow.
     pub persistence: Persistence,
@@ -251,6 +252,8 @@ fn announcement(status: StatusCode, wire: &ResponseWire<'_>) -> Announce {
     Announce::Framing(match wire.framing {
         BodyFraming::Empty => BodyFraming::Length(0),
         BodyFraming::Chunked if wire.peer == Version::Http10 => BodyFraming::UntilClose,
+        // The upstream's connection ended with its body; the downstream's need not.
+        BodyFraming::UntilClose if wire.peer != Version::Http10 => BodyFraming::Chunked,
         framing => framing,
     })
 }
