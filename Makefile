@@ -97,7 +97,7 @@ fmt-check:
 
 .PHONY: doc
 doc: ## The crates' documentation, warnings are errors
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc --workspace --no-deps --document-private-items
 
 .PHONY: check-docs
 check-docs: ## Every file that the documents name exists

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! xDS resources and bootstrap files to `ir`: pure, whole, and with every fault named.
 //!
-//! The proxy hands each resource's bytes to [`listener`], [`route`], [`cluster`], [`endpoints`] or
-//! [`names`] and its bootstrap file to [`bootstrap`]; [`Assembler`] turns what was accepted into
+//! The proxy hands each resource's bytes to [`fn@listener`], [`fn@route`], [`fn@cluster`], [`endpoints`] or
+//! [`fn@names`] and its bootstrap file to [`fn@bootstrap`]; [`Assembler`] turns what was accepted into
 //! snapshots. Nothing here opens a socket, reads a clock or keeps a global.
 //!
 //! Each field of each message has one of three verdicts: *honoured*, *ignored and reported* (it
