@@ -132,6 +132,11 @@ impl HttpUpstream {
         lock(&self.script).always = reply;
     }
 
+    /// The reply that lasts.
+    pub fn reply(&self) -> Reply {
+        lock(&self.script).always.clone()
+    }
+
     /// Answers the next requests with these, one each, before falling back to the lasting reply.
     pub fn push_replies(&self, replies: impl IntoIterator<Item = Reply>) {
         lock(&self.script).next.extend(replies);
