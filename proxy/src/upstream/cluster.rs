@@ -21,7 +21,7 @@ use remora_balance::{
     OutlierCounts,
 };
 use remora_ir::ClusterName;
-use remora_ir::cluster::{self, Discovery, Priority};
+use remora_ir::cluster::{self, Discovery, Limit, Priority};
 use remora_ir::endpoint::EndpointSet;
 use remora_primitives::Instant;
 use remora_rt::publish::{Publisher, Subscription};
@@ -61,6 +61,15 @@ struct Control {
     endpoints: EndpointSet,
     swept: Instant,
     shown: OutlierCounts,
+}
+
+/// Whether connections are bounded now that were not before. Without a bound nothing is counted,
+/// so what was opened then would escape the bound for as long as it lives.
+fn begins_to_count(before: &cluster::Cluster, now: &cluster::Cluster) -> bool {
+    [Priority::Default, Priority::High].into_iter().any(|priority| {
+        let limit = |of: &cluster::Cluster| of.limits.of(priority).connections;
+        limit(before) == Limit::Unlimited && limit(now) != Limit::Unlimited
+    })
 }
 
 impl Cluster {
@@ -127,13 +136,9 @@ impl Cluster {
 
     fn rebind(policy: Arc<cluster::Cluster>, previous: &Arc<Self>) -> Arc<Self> {
         let core = Arc::clone(&previous.core);
-        // A limit counts the connections that were opened under it: others may not outlive a new one.
-        let connections = |of: &cluster::Cluster| {
-            [Priority::Default, Priority::High].map(|priority| of.limits.of(priority).connections)
-        };
         let same_connections = policy.connection == previous.policy.connection
             && policy.protocol == previous.policy.protocol
-            && connections(&policy) == connections(&previous.policy);
+            && !begins_to_count(&previous.policy, &policy);
         let settings = core.settings.load(Relaxed) + u64::from(!same_connections);
         core.settings.store(settings, Relaxed);
         core.is_open_ended.store(is_open_ended(&policy), Relaxed);

@@ -53,7 +53,9 @@ fn beyond_the_limit_requests_wait_and_beyond_that_they_are_refused() {
 fn connections_made_before_a_limit_do_not_escape_it() {
     run(async {
         let upstream = HttpUpstream::on_loopback(Reply::status(200, "ok")).expect("a port");
-        let mut world = World::new(upstream.address(), |_| {});
+        let mut world = World::new(upstream.address(), |p| {
+            p.limits.default.connections = Limit::Unlimited;
+        });
         let mut unlimited = Vec::new();
         for _ in 0..3 {
             let mut lease = world.lease().await.expect("there is no limit");
