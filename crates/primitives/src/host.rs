@@ -104,8 +104,14 @@ impl DomainPattern {
         if pattern.len() > 260 {
             return Err(NameError::TooLong(pattern.len()));
         }
-        if let Some(found) = pattern.chars().find(|c| c.is_control() || c.is_whitespace()) {
-            return Err(NameError::Character { name: pattern.to_owned(), found });
+        if let Some(found) = pattern
+            .chars()
+            .find(|c| c.is_control() || c.is_whitespace())
+        {
+            return Err(NameError::Character {
+                name: pattern.to_owned(),
+                found,
+            });
         }
         if pattern == "*" {
             return Ok(Self::Any);
@@ -154,9 +160,15 @@ fn check(name: &str) -> Result<(), NameError> {
     }
     let odd = |c: &char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
     if let Some(found) = name.chars().find(odd) {
-        return Err(NameError::Character { name: name.to_owned(), found });
+        return Err(NameError::Character {
+            name: name.to_owned(),
+            found,
+        });
     }
-    if name.split('.').any(|label| label.is_empty() || label.len() > 63) {
+    if name
+        .split('.')
+        .any(|label| label.is_empty() || label.len() > 63)
+    {
         return Err(NameError::Label(name.to_owned()));
     }
     Ok(())
@@ -168,14 +180,30 @@ mod tests {
 
     #[test]
     fn host_names_are_lower_cased_and_lose_one_trailing_dot() {
-        assert_eq!(HostName::try_new("Sms.Shop.").map(|h| h.to_string()), Ok("sms.shop".into()));
-        assert_eq!(HostName::try_new("::1").map(|h| h.to_string()), Ok("::1".into()));
+        assert_eq!(
+            HostName::try_new("Sms.Shop.").map(|h| h.to_string()),
+            Ok("sms.shop".into())
+        );
+        assert_eq!(
+            HostName::try_new("::1").map(|h| h.to_string()),
+            Ok("::1".into())
+        );
     }
 
     #[test]
     fn what_is_no_host_name_is_refused() {
         let long = "a".repeat(64);
-        for bad in ["", ".", "a..b", "a b", "a/b", "ü.example", "a:80", "*.x", long.as_str()] {
+        for bad in [
+            "",
+            ".",
+            "a..b",
+            "a b",
+            "a/b",
+            "ü.example",
+            "a:80",
+            "*.x",
+            long.as_str(),
+        ] {
             assert!(HostName::try_new(bad).is_err(), "{bad}");
         }
     }

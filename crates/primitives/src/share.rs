@@ -80,7 +80,10 @@ impl Fraction {
     #[must_use]
     pub const fn percent(numerator: u32) -> Self {
         match NonZeroU32::new(100) {
-            Some(denominator) => Self { numerator, denominator },
+            Some(denominator) => Self {
+                numerator,
+                denominator,
+            },
             None => unreachable!(),
         }
     }
@@ -106,7 +109,9 @@ impl Weight {
     /// # Errors
     /// If it is zero.
     pub fn try_new(weight: u32) -> Result<Self, ShareError> {
-        NonZeroU32::new(weight).map(Self).ok_or(ShareError::ZeroWeight)
+        NonZeroU32::new(weight)
+            .map(Self)
+            .ok_or(ShareError::ZeroWeight)
     }
 
     /// The number itself, one or more.

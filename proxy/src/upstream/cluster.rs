@@ -66,10 +66,12 @@ struct Control {
 /// Whether connections are bounded now that were not before. Without a bound nothing is counted,
 /// so what was opened then would escape the bound for as long as it lives.
 fn begins_to_count(before: &cluster::Cluster, now: &cluster::Cluster) -> bool {
-    [Priority::Default, Priority::High].into_iter().any(|priority| {
-        let limit = |of: &cluster::Cluster| of.limits.of(priority).connections;
-        limit(before) == Limit::Unlimited && limit(now) != Limit::Unlimited
-    })
+    [Priority::Default, Priority::High]
+        .into_iter()
+        .any(|priority| {
+            let limit = |of: &cluster::Cluster| of.limits.of(priority).connections;
+            limit(before) == Limit::Unlimited && limit(now) != Limit::Unlimited
+        })
 }
 
 impl Cluster {

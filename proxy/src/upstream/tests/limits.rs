@@ -68,7 +68,10 @@ fn connections_made_before_a_limit_do_not_escape_it() {
         let only = world.lease().await.expect("the first is always allowed");
         assert_eq!(upstream.accepted(), 4);
         let another = tokio::time::timeout(Duration::from_millis(20), world.lease()).await;
-        assert!(another.is_err(), "it waits, although three connections were idle");
+        assert!(
+            another.is_err(),
+            "it waits, although three connections were idle"
+        );
         drop(only);
         world.is_at_rest().await;
     });
