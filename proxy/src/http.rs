@@ -20,6 +20,7 @@ pub mod flags;
 mod h2_convert;
 mod headers;
 mod mirror;
+mod plan;
 pub mod record;
 mod redirect;
 mod refused;
@@ -30,6 +31,7 @@ mod serve_h1;
 mod serve_h2;
 pub mod stats;
 pub mod timer;
+mod tunnel;
 mod upload;
 
 use std::cell::RefCell;
@@ -37,14 +39,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use remora_ir::listener::{Codec, HttpConnectionManager};
+use remora_ir::listener::{Codec, Direction, HttpConnectionManager};
 
 use crate::downstream::{Connection, Detected};
 use crate::network::dial::PreDialled;
-use crate::network::relay::{RelayLimits, relay};
+use crate::network::relay::relay;
 use crate::stream::Stream;
 use crate::worker::Worker;
 use exchange::Context;
+use tunnel::Tunnel;
 
 /// Serves a connection; `first` are the bytes that were read to choose its filter chain, and
 /// `dialled` a connection that was made meanwhile, which is kept for the first request.
@@ -61,7 +64,9 @@ pub async fn serve(
         original_dst,
         drain,
         protocol,
-        ..
+        listener,
+        hold: _hold,
+        started: _,
     } = connection;
     let stats = worker.http_stats(&hcm.stat_prefix);
     let _active = stats.on_connection();
@@ -71,6 +76,7 @@ pub async fn serve(
         worker,
         hcm,
         connection: record,
+        is_inbound: listener.direction == Direction::Inbound,
         original_dst,
         dialled,
         stats,
@@ -84,18 +90,22 @@ pub async fn serve(
 }
 
 async fn serve_http1(cx: &Context, stream: &Stream, first: BytesMut) {
-    let Some((tunnel, first)) = serve_h1::serve(cx, stream, first).await else {
+    let served = tokio::select! {
+        biased; // an answer that is complete is not cut
+        served = serve_h1::serve(cx, stream, first) => served,
+        () = cx.drain.forced() => None,
+    };
+    let Some((tunnel, first)) = served else {
         return;
     };
-    let limits = RelayLimits {
-        idle: cx.hcm.timeouts.stream_idle,
-        max_duration: None,
-    };
-    let up = &tunnel.upstream;
-    let end = relay(stream, first, &up.stream, tunnel.first, limits, &cx.drain).await;
-    if let Some(log) = tunnel.pending_log {
-        log.finish(cx, end.received, end.sent);
-    }
+    let Tunnel {
+        switched,
+        limits,
+        log,
+    } = tunnel;
+    let up = &switched.upstream.stream;
+    let end = relay(stream, first, up, switched.first, limits, &cx.drain).await;
+    log.finish(cx, end.received, end.sent);
 }
 
 /// Whether a connection speaks HTTP/2. Where nobody looked before, the first bytes tell; `None`
@@ -129,3 +139,6 @@ async fn is_http2(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,6 +177,16 @@ impl Stream {
         each!(&self.0, s => s.writable().await)
     }
 
+    /// Waits until the peer has ended its side or broken the connection; bytes that it has sent
+    /// before need not have been read. No system call.
+    ///
+    /// *Cancel safety*: safe.
+    pub async fn peer_closed(&self) {
+        // What a priority wait is woken for is urgent data, which the socket is not registered
+        // for, or the end of the peer's side.
+        let _ = each!(&self.0, s => s.ready(Interest::PRIORITY).await);
+    }
+
     /// Says to the peer that nothing more will come (FIN); reading goes on.
     ///
     /// # Errors

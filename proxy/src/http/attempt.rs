@@ -10,16 +10,17 @@
 //! The upload of the request goes on beside everything else, since an upstream may answer before
 //! it has all of it. One attempt is one [`Attempts::once`]; what comes of it is an [`Outcome`].
 
-use std::cell::Cell;
+mod pass;
+
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use remora_balance::{HostRecord, LocalOriginFailure, Outcome as HostOutcome, Permit, PickContext};
+use bytes::Bytes;
+use remora_balance::{HostRecord, LocalOriginFailure, Outcome as HostOutcome, PickContext};
 use remora_http::h1::{ParsedResponse, ResponseEvent};
-use remora_http::{BodyFraming, HeaderName, HeaderValue, ResponseHead, Version};
+use remora_http::{ResponseHead, StatusCode, Version};
 use remora_ir::action::HostRewrite;
 use remora_ir::cluster::UpstreamProtocol;
 use smallvec::SmallVec;
@@ -27,31 +28,20 @@ use smallvec::SmallVec;
 use super::budget::{Body, Budget, Verdict};
 use super::deadline::{Bounds, Expired};
 use super::downstream::Responder;
-use super::exchange::{Exchange, PendingLog, Plan, Stop, expired};
+use super::exchange::{Exchange, Stop, expired};
 use super::flags::Flags;
+use super::mirror::Due;
+use super::plan::Plan;
 use super::replay::Replay;
 use super::reply::Reply;
-use super::upload::{Interrupted, Upload, UploadError, now, upload};
+use super::tunnel::Switched;
+use super::upload::{Interrupted, Progress, Upload, UploadError, now, upload};
 use super::{headers, retry};
-use crate::frame::Frame;
 use crate::network::dial::PreDialled;
 use crate::upstream::{
     self, ClusterStats, Failure, Lease, LeaseRequest, PickRequest, Protocol, Reader, RequestStart,
-    RetryClass, Reuse, Sent, UpstreamError,
+    RetryClass, Reuse, Sent, UpstreamError, Writer,
 };
-
-/// A connection that stopped speaking HTTP: bytes flow until one side ends.
-#[derive(Debug)]
-pub struct Tunnel {
-    /// The upstream's side.
-    pub upstream: upstream::Tunnelled,
-    /// What the upstream sent behind its head.
-    pub first: BytesMut,
-    /// Written to the log when the tunnel ends.
-    pub pending_log: Option<PendingLog>,
-    /// The request still counts against the cluster's limit.
-    pub permit: Option<Permit>,
-}
 
 /// The attempts of one request.
 #[derive(Debug)]
@@ -61,9 +51,14 @@ pub struct Attempts<'a, 'c, 't> {
     bounds: &'a mut Bounds<'t>,
     stats: Rc<ClusterStats>,
     tried: SmallVec<[Arc<HostRecord>; 4]>,
+    /// Copies that are not sent yet.
+    mirrors: Due<'a>,
     /// Free repetitions left for kept connections that were closing; see [`retry`].
     stale_left: u8,
-    is_mirrored: bool,
+    /// Whether the authority is an endpoint's name already.
+    is_host_rewritten: bool,
+    /// Whether the host is judged by a gRPC status that is still to come, in the trailers.
+    awaits_grpc_status: bool,
 }
 
 /// Kept connections that may turn out dead for one request. Each is found dead only after it was
@@ -75,7 +70,7 @@ enum Outcome {
     /// The answer was passed down to its end.
     Done,
     /// The connection is a tunnel now.
-    Tunnel(Box<Tunnel>),
+    Tunnel(Box<Switched>),
     /// Try again, after the policy's wait.
     Retry,
     /// Try again at once: a kept connection was closing.
@@ -97,15 +92,18 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         plan: &'a Plan<'a>,
         bounds: &'a mut Bounds<'t>,
     ) -> Self {
-        let stats = exchange.cx.worker.upstream.stats(plan.cluster);
+        let cx = exchange.cx;
+        let stats = cx.worker.upstream.stats(plan.cluster);
         Self {
             exchange,
             plan,
             bounds,
             stats,
             tried: SmallVec::new(),
+            mirrors: Due::choose(cx, &plan.forward.mirrors),
             stale_left: STALE_CONNECTIONS,
-            is_mirrored: plan.forward.mirrors.is_empty(),
+            is_host_rewritten: false,
+            awaits_grpc_status: false,
         }
     }
 
@@ -117,7 +115,27 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         mut self,
         body: &mut Replay<'_>,
         out: &mut Responder<'_>,
-    ) -> Result<Option<Tunnel>, Stop> {
+    ) -> Result<Option<Switched>, Stop> {
+        if body.is_received() {
+            let now = self.exchange.cx.worker.now();
+            self.bounds.deadlines.on_request_complete(now);
+            self.mirror(body);
+        }
+        let ended = self.all(body, out).await;
+        if let Err(Stop::Reply(reply)) = &ended
+            && !reply.flags.has_any(Flags::STREAM_IDLE)
+        {
+            // The answer stands in the upstream's place, and is counted there.
+            self.stats.count_status(reply.status);
+        }
+        ended
+    }
+
+    async fn all(
+        &mut self,
+        body: &mut Replay<'_>,
+        out: &mut Responder<'_>,
+    ) -> Result<Option<Switched>, Stop> {
         let limits = self.plan.cluster.limits().of(self.plan.forward.priority);
         let permit = limits.try_request().map_err(|overflow| {
             self.stats.rq_pending_overflow.increment();
@@ -125,27 +143,16 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         })?;
         let stats = Rc::clone(&self.stats);
         let mut budget = Budget::new(self.plan.retry.map(|policy| &**policy), limits, &stats);
-        if body.is_empty() {
-            self.bounds
-                .deadlines
-                .on_request_complete(self.exchange.cx.worker.now());
-            self.mirror(body, false);
-        }
-        let mut number = 0;
         loop {
-            number += 1;
-            self.begin(number);
+            self.begin(budget.made() + 1);
             let outcome = self.once(body, out, &mut budget).await;
-            self.mirror(
-                body,
-                !matches!(outcome, Ok(Outcome::Retry | Outcome::Stale)),
-            );
+            self.mirror(body);
             match outcome? {
                 Outcome::Done => return Ok(None),
-                Outcome::Tunnel(tunnel) => {
-                    return Ok(Some(Tunnel {
+                Outcome::Tunnel(switched) => {
+                    return Ok(Some(Switched {
                         permit: Some(permit),
-                        ..*tunnel
+                        ..*switched
                     }));
                 }
                 Outcome::Retry => self.back_off(budget.made(), out).await?,
@@ -164,12 +171,11 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         self.bounds.deadlines.on_attempt(exchange.cx.worker.now());
     }
 
-    /// Sends the mirrors once, as soon as the whole request is there. At the last call a request
-    /// that never came to its end, or was too large to be kept, counts as dropped.
-    fn mirror(&mut self, body: &Replay<'_>, is_last_call: bool) {
-        if !self.is_mirrored && (is_last_call || body.is_received()) {
-            self.is_mirrored = true;
-            self.exchange.mirror(&self.plan.forward.mirrors, body);
+    /// Sends the copies as soon as the whole request is there.
+    fn mirror(&mut self, body: &Replay<'_>) {
+        if body.is_received() {
+            let exchange = &*self.exchange;
+            self.mirrors.send(&exchange.head, exchange.framing, body);
         }
     }
 
@@ -180,68 +186,102 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         out: &mut Responder<'_>,
         budget: &mut Budget<'_>,
     ) -> Result<Outcome, Stop> {
-        let is_lost = Cell::new(body.is_lost());
-        let mut lease = match self.lease().await {
+        let progress = Progress::of(body);
+        let mut lease = match self.lease(body.is_repeatable(), out).await {
             Ok(lease) => lease,
-            Err(error) => return self.on_failure(&error, &is_lost, budget),
+            Err(unanswered) => return self.judge(unanswered, progress.body(), budget),
         };
         if !self.exchange.cx.hcm.access_logs.is_empty() {
             self.exchange.summary.upstream_local = lease.local_addr();
         }
-        let (mut writer, mut reader) = lease.split();
-        let start = RequestStart {
-            framing: self.exchange.framing,
-            upgrade: self.exchange.upgrade.as_ref(),
-        };
-        if let Err(error) = writer.send_head(&self.exchange.head, &start).await {
-            return self.on_failure(&error, &is_lost, budget);
-        }
         let answer = {
-            let future = pin!(upload(body, &mut writer, &is_lost));
-            let mut upload = Upload::new(future);
-            let answer = self.answer(&mut upload, &mut reader, out).await;
-            match answer {
+            let (mut writer, mut reader) = lease.split();
+            if let Err(unanswered) = self.send_head(&mut writer, out).await {
+                return self.judge(unanswered, progress.body(), budget);
+            }
+            let future = pin!(upload(body, &mut writer, &progress));
+            let mut upload = Upload::new(future, &progress);
+            match self.answer(&mut upload, &mut reader, out).await {
                 Ok(Answer::Head(parsed)) => {
-                    self.on_answered(&parsed.head);
-                    let lost = if is_lost.get() {
-                        Body::Lost
-                    } else {
-                        Body::Replayable
-                    };
-                    match budget.on_answer(&parsed.head, lost) {
+                    self.on_answered(&parsed.head, parsed.framing);
+                    match budget.on_answer(&parsed.head, progress.body()) {
                         Verdict::Retry => {
-                            drain_now(&mut reader);
-                            Ok(None)
+                            self.on_unwanted(parsed.head, &mut reader);
+                            Ok(Outcome::Retry)
                         }
                         Verdict::Pass(flags) => {
                             self.exchange.summary.flags = flags;
                             self.pass(parsed, &mut upload, &mut reader, out).await?;
-                            Ok(Some(Ok(())))
+                            Ok(Outcome::Done)
                         }
                     }
                 }
-                Ok(Answer::Upgraded(head)) => Ok(Some(Err(head))),
-                Err(stop) => Err(stop),
+                Ok(Answer::Upgraded(head)) => Err(Ok(head)),
+                Err(unanswered) => Err(Err(unanswered)),
             }
         };
         match answer {
-            Ok(None) => {
-                lease.finish();
-                Ok(Outcome::Retry)
+            // An upgrade was offered and not taken up.
+            Ok(outcome) if self.exchange.upgrade.is_some() => {
+                lease.close();
+                Ok(outcome)
             }
-            Ok(Some(Ok(()))) => {
+            Ok(outcome) => {
                 lease.finish();
-                Ok(Outcome::Done)
+                Ok(outcome)
             }
-            Ok(Some(Err(head))) => self.switch(head, lease, out).await,
-            Err(Unanswered::Stop(stop)) => Err(stop),
-            Err(Unanswered::Upstream(error)) => self.on_failure(&error, &is_lost, budget),
-            Err(Unanswered::PerTry) => self.on_per_try_timeout(&is_lost, budget),
+            Err(Ok(head)) => self.switch(head, lease, out).await,
+            Err(Err(unanswered)) => self.judge(unanswered, progress.body(), budget),
+        }
+    }
+
+    /// Hands the head over. Over HTTP/2 that may have to wait for the connection.
+    async fn send_head(
+        &mut self,
+        writer: &mut Writer<'_>,
+        out: &mut Responder<'_>,
+    ) -> Result<(), Unanswered> {
+        let start = RequestStart {
+            framing: self.exchange.framing,
+            upgrade: self.exchange.upgrade.as_ref(),
+        };
+        tokio::select! {
+            biased; // it rarely waits
+            sent = writer.send_head(&self.exchange.head, &start) => {
+                sent.map_err(Unanswered::Upstream)
+            }
+            () = out.closed() => Err(Stop::Gone.into()),
+            why = self.bounds.expired() => Err(self.on_expired(why)),
+        }
+    }
+
+    /// An answer that is retried: what is there of it is read, so that its connection can be kept.
+    fn on_unwanted(&mut self, head: ResponseHead, reader: &mut Reader<'_>) {
+        drain_now(reader);
+        reader.recycle(head.headers);
+        self.judge_grpc(None);
+    }
+
+    /// Judges an attempt that brought no answer.
+    fn judge(
+        &mut self,
+        unanswered: Unanswered,
+        body: Body,
+        budget: &mut Budget<'_>,
+    ) -> Result<Outcome, Stop> {
+        match unanswered {
+            Unanswered::Stop(stop) => Err(stop),
+            Unanswered::Upstream(error) => self.on_failure(&error, body, budget),
+            Unanswered::PerTry => self.on_per_try_timeout(body, budget),
         }
     }
 
     /// A connection to a host, for this attempt.
-    async fn lease(&mut self) -> Result<Lease, UpstreamError> {
+    async fn lease(
+        &mut self,
+        is_repeatable: bool,
+        out: &mut Responder<'_>,
+    ) -> Result<Lease, Unanswered> {
         let exchange = &mut *self.exchange;
         let local = &exchange.cx.worker.upstream;
         let cluster = self.plan.cluster;
@@ -262,7 +302,8 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
                     original_dst: exchange.cx.original_dst,
                     context,
                 };
-                upstream::pick(local, cluster, &request).map_err(UpstreamError::unsent)?
+                upstream::pick(local, cluster, &request)
+                    .map_err(|failure| Unanswered::Upstream(UpstreamError::unsent(failure)))?
             }
         };
         exchange.summary.upstream_host = Some(Arc::clone(&host));
@@ -272,7 +313,13 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
             && let Some(name) = upstream::hostname(local, cluster, &host)
         {
             let name = Bytes::copy_from_slice(name.as_bytes());
-            headers::rewrite_host(&mut exchange.head, name, rewrite.append_forwarded_host);
+            if self.is_host_rewritten {
+                // What the downstream asked for was noted with the first attempt.
+                exchange.head.authority = name;
+            } else {
+                self.is_host_rewritten = true;
+                headers::rewrite_host(&mut exchange.head, name, rewrite.append_forwarded_host);
+            }
         }
         let protocol = match cluster.policy().protocol {
             UpstreamProtocol::Http1 => Protocol::Http1,
@@ -288,17 +335,24 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
             priority: self.plan.forward.priority,
             peer: Some(exchange.cx.connection.peer),
             deadline,
-            reuse: match (self.stale_left, exchange.head.method.is_idempotent()) {
-                (0, _) => Reuse::Never,
-                (_, true) => Reuse::IfNotStale,
-                (_, false) => Reuse::IfVerified,
+            reuse: match self.stale_left {
+                0 => Reuse::Never,
+                _ if is_repeatable && exchange.head.method.is_idempotent() => Reuse::IfNotStale,
+                _ => Reuse::IfVerified,
             },
         };
-        match dialled {
-            Some(PreDialled { stream, guard, .. }) => {
-                upstream::adopt(local, cluster, (stream, guard), &request).await
+        let leased = async {
+            match dialled {
+                Some(PreDialled { stream, guard, .. }) => {
+                    upstream::adopt(local, cluster, (stream, guard), &request).await
+                }
+                None => upstream::lease(local, cluster, &host, &request).await,
             }
-            None => upstream::lease(local, cluster, &host, &request).await,
+        };
+        tokio::select! {
+            biased; // a kept connection is there at once
+            leased = leased => leased.map_err(Unanswered::Upstream),
+            () = out.closed() => Err(Stop::Gone.into()),
         }
     }
 
@@ -326,45 +380,57 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
             match event {
                 Ok(Some(Ok(ResponseEvent::Final(parsed)))) => return Ok(Answer::Head(parsed)),
                 Ok(Some(Ok(ResponseEvent::Upgraded(head)))) => return Ok(Answer::Upgraded(head)),
-                Ok(Some(Ok(ResponseEvent::Informational(head)))) => {
-                    self.bounds
-                        .deadlines
-                        .on_activity(self.exchange.cx.worker.now());
-                    out.informational(&head).await.map_err(Stop::from)?;
+                // The proxy has said so itself, to whoever wanted to hear it.
+                Ok(Some(Ok(ResponseEvent::Informational(head))))
+                    if head.status == StatusCode::CONTINUE => {}
+                Ok(Some(Ok(ResponseEvent::Informational(mut head)))) => {
+                    remora_http::strip_hop_by_hop(&mut head.headers);
+                    let passed = upload.beside(self.bounds, out.informational(&head)).await;
+                    match passed {
+                        Ok(written) => written.map_err(Stop::from)?,
+                        Err(interrupted) => return Err(self.on_interrupted(interrupted)),
+                    }
                 }
                 Ok(Some(Err(error))) => {
                     return Err(Unanswered::Upstream(upload.broken().unwrap_or(error)));
                 }
-                Ok(None) => {
-                    self.stats.rq_tx_reset.increment();
-                    return Err(Stop::Gone.into());
-                }
-                Err(Interrupted::Downstream(error)) => return Err(Stop::from(error).into()),
-                Err(Interrupted::Expired(Expired::PerTry)) => return Err(Unanswered::PerTry),
-                Err(Interrupted::Expired(why)) => return Err(self.on_expired(why).into()),
+                Ok(None) => return Err(Stop::Gone.into()),
+                Err(interrupted) => return Err(self.on_interrupted(interrupted)),
             }
         }
     }
 
-    /// A bound was met that no retry could keep.
-    fn on_expired(&self, why: Expired) -> Stop {
-        self.stats.rq_timeout.increment();
-        self.report(HostOutcome::LocalOriginFailure(LocalOriginFailure::Timeout));
-        expired(why, self.bounds.deadlines.is_request_complete()).into()
+    fn on_interrupted(&self, interrupted: Interrupted) -> Unanswered {
+        match interrupted {
+            Interrupted::Downstream(error) => Stop::from(error).into(),
+            Interrupted::Expired(why) => self.on_expired(why),
+        }
     }
 
-    fn on_per_try_timeout(
-        &mut self,
-        is_lost: &Cell<bool>,
-        budget: &mut Budget<'_>,
-    ) -> Result<Outcome, Stop> {
+    /// A bound was met while an upstream was to answer. Of these, only its own are its fault: a
+    /// downstream that is slow to send must not bring a host into disrepute.
+    fn on_expired(&self, why: Expired) -> Unanswered {
+        if why == Expired::PerTry {
+            return Unanswered::PerTry;
+        }
+        self.count_expired(why);
+        if why == Expired::Overall {
+            self.report(HostOutcome::LocalOriginFailure(LocalOriginFailure::Timeout));
+        }
+        Stop::from(expired(why, self.bounds.deadlines.is_request_complete())).into()
+    }
+
+    fn count_expired(&self, why: Expired) {
+        match why {
+            Expired::Overall => self.stats.rq_timeout.increment(),
+            Expired::MaxStream => self.stats.rq_max_duration_reached.increment(),
+            Expired::PerTry | Expired::Idle | Expired::Request => {}
+        }
+    }
+
+    fn on_per_try_timeout(&mut self, body: Body, budget: &mut Budget<'_>) -> Result<Outcome, Stop> {
         self.stats.rq_per_try_timeout.increment();
         self.report(HostOutcome::LocalOriginFailure(LocalOriginFailure::Timeout));
-        let body = if is_lost.get() {
-            Body::Lost
-        } else {
-            Body::Replayable
-        };
         match budget.on_failure(RetryClass::Timeout, body) {
             Verdict::Retry => Ok(Outcome::Retry),
             Verdict::Pass(flags) => {
@@ -382,14 +448,9 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
     fn on_failure(
         &mut self,
         error: &UpstreamError,
-        is_lost: &Cell<bool>,
+        body: Body,
         budget: &mut Budget<'_>,
     ) -> Result<Outcome, Stop> {
-        let body = if is_lost.get() {
-            Body::Lost
-        } else {
-            Body::Replayable
-        };
         let may_repeat = error.sent == Sent::Nothing || self.exchange.head.method.is_idempotent();
         if error.is_keep_alive_race()
             && may_repeat
@@ -400,10 +461,8 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         }
         if matches!(error.kind, Failure::Deadline) {
             let (_, why) = self.bounds.deadlines.next();
-            return match why {
-                Expired::PerTry => self.on_per_try_timeout(is_lost, budget),
-                why => Err(self.on_expired(why)),
-            };
+            let unanswered = self.on_expired(why);
+            return self.judge(unanswered, body, budget);
         }
         if let Some(outcome) = error.outcome() {
             self.report(outcome);
@@ -423,156 +482,6 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         }
     }
 
-    /// A host has answered.
-    fn on_answered(&mut self, head: &ResponseHead) {
-        let now = self.exchange.cx.worker.now();
-        let took = now - self.exchange.started;
-        self.bounds.deadlines.on_answer();
-        self.bounds.deadlines.on_activity(now);
-        self.exchange.summary.response_duration = Some(took);
-        self.stats.count_status(head.status);
-        self.stats
-            .rq_time
-            .record(now - self.bounds.deadlines.attempt_began());
-        self.report(HostOutcome::Status(status_for_health(head)));
-    }
-
-    /// Passes an answer down to its end.
-    async fn pass<F>(
-        &mut self,
-        parsed: ParsedResponse,
-        upload: &mut Upload<'_, F>,
-        reader: &mut Reader<'_>,
-        out: &mut Responder<'_>,
-    ) -> Result<(), Stop>
-    where
-        F: Future<Output = Result<(), UploadError>>,
-    {
-        let ParsedResponse {
-            mut head, framing, ..
-        } = parsed;
-        let exchange = &mut *self.exchange;
-        if !exchange.cx.hcm.headers.suppress_envoy_headers {
-            let took = exchange.cx.worker.now() - self.bounds.deadlines.attempt_began();
-            let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-            let value = HeaderValue::from_number(millis);
-            head.headers
-                .insert(HeaderName::X_ENVOY_UPSTREAM_SERVICE_TIME, value);
-        }
-        if self.plan.host.attempt_count_in_response {
-            headers::set_attempt_count(&mut head.headers, exchange.summary.attempts);
-        }
-        exchange.edit_response(&mut head, Some(&self.plan.edits));
-        exchange.summary.status = Some(head.status.get());
-        exchange.summary.details = Some("via_upstream".into());
-        if !upload.is_complete() && exchange.version != Version::Http2 {
-            // Whatever the downstream still sends of its request will not be waited for.
-            out.close_after();
-        }
-        let written = out.head(&head, framing);
-        exchange.response = Some(head);
-        written?;
-        self.relay(framing, upload, reader, out).await
-    }
-
-    async fn relay<F>(
-        &mut self,
-        framing: BodyFraming,
-        upload: &mut Upload<'_, F>,
-        reader: &mut Reader<'_>,
-        out: &mut Responder<'_>,
-    ) -> Result<(), Stop>
-    where
-        F: Future<Output = Result<(), UploadError>>,
-    {
-        let mut trailers = None;
-        while !framing.is_empty() {
-            let frame = match now(reader.frame()) {
-                Some(frame) => frame,
-                None => {
-                    let wait = async {
-                        out.flush().await?;
-                        Ok(tokio::select! {
-                            biased;
-                            frame = reader.frame() => frame,
-                            () = out.closed() => return Err(Stop::Gone),
-                        })
-                    };
-                    upload.beside(self.bounds, wait).await.map_err(broken)??
-                }
-            };
-            self.bounds
-                .deadlines
-                .on_activity(self.exchange.cx.worker.now());
-            match frame.map_err(|error| self.on_cut(&error))? {
-                Some(Frame::Data(data)) => {
-                    self.exchange.summary.bytes_sent += data.len() as u64;
-                    let sent = upload.beside(self.bounds, out.data(data)).await;
-                    sent.map_err(broken)??;
-                }
-                Some(Frame::Trailers(fields)) => trailers = Some(fields),
-                None => break,
-            }
-        }
-        let finished = upload
-            .beside(self.bounds, out.finish(trailers.as_ref()))
-            .await;
-        self.exchange.trailers = trailers;
-        finished.map_err(broken)??;
-        Ok(())
-    }
-
-    /// The upstream broke off in the middle of its answer.
-    fn on_cut(&self, error: &UpstreamError) -> Stop {
-        if let Some(outcome) = error.outcome() {
-            self.report(outcome);
-        }
-        let flags = match error.kind {
-            // A body shorter than announced is the upstream's protocol error, as in Envoy.
-            Failure::Terminated(_) => Flags::UPSTREAM_PROTOCOL_ERROR,
-            _ => error.flag(),
-        };
-        Stop::Broken(flags, "upstream_reset_after_response_started{remote_reset}")
-    }
-
-    /// Turns both connections into a tunnel.
-    async fn switch(
-        &mut self,
-        mut head: ResponseHead,
-        lease: Lease,
-        out: &mut Responder<'_>,
-    ) -> Result<Outcome, Stop> {
-        self.on_answered(&head);
-        let asked = self.exchange.upgrade.clone().unwrap_or_default();
-        // What the upstream chose; its field goes with the other hop-by-hop ones.
-        let chosen = head
-            .headers
-            .get(&HeaderName::UPGRADE)
-            .cloned()
-            .unwrap_or(asked);
-        self.exchange
-            .edit_response(&mut head, Some(&self.plan.edits));
-        self.exchange.summary.status = Some(head.status.get());
-        self.exchange.summary.details = Some("via_upstream".into());
-        let switched = out.switch(&head, &chosen).await;
-        self.exchange.response = Some(head);
-        match (switched?, lease.into_tunnel()) {
-            (true, Some((upstream, first))) => {
-                let tunnel = Tunnel {
-                    upstream,
-                    first,
-                    pending_log: None,
-                    permit: None,
-                };
-                Ok(Outcome::Tunnel(Box::new(tunnel)))
-            }
-            _ => Err(Stop::Broken(
-                Flags::UPSTREAM_PROTOCOL_ERROR,
-                "upstream_protocol_error",
-            )),
-        }
-    }
-
     /// Waits before a retry.
     async fn back_off(&mut self, retry: u32, out: &mut Responder<'_>) -> Result<(), Stop> {
         let Some(policy) = self.plan.retry else {
@@ -582,7 +491,10 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
         tokio::select! {
             biased;
             () = tokio::time::sleep(wait) => Ok(()),
-            why = self.bounds.expired() => Err(self.on_expired(why)),
+            why = self.bounds.expired() => {
+                self.count_expired(why);
+                Err(expired(why, self.bounds.deadlines.is_request_complete()).into())
+            }
             () = out.closed() => Err(Stop::Gone),
         }
     }
@@ -604,31 +516,13 @@ impl From<Stop> for Unanswered {
     }
 }
 
-/// A bound was met, or the downstream failed, when the answer had begun.
-fn broken(interrupted: Interrupted) -> Stop {
-    match interrupted {
-        Interrupted::Downstream(error) => error.into(),
-        Interrupted::Expired(Expired::Idle) => {
-            Stop::Broken(Flags::STREAM_IDLE, "stream_idle_timeout")
-        }
-        Interrupted::Expired(Expired::MaxStream) => {
-            Stop::Broken(Flags::DURATION_TIMEOUT, "max_duration_timeout")
-        }
-        Interrupted::Expired(Expired::Overall | Expired::PerTry) => {
-            Stop::Broken(Flags::UPSTREAM_TIMEOUT, "response_timeout")
-        }
-    }
-}
-
 /// The answer for a failure that is not retried.
 fn failed(error: &UpstreamError, flags: Flags) -> Stop {
     let status = match error.retry_class() {
-        RetryClass::Protocol => remora_http::StatusCode::BAD_GATEWAY,
-        RetryClass::Timeout => remora_http::StatusCode::GATEWAY_TIMEOUT,
-        RetryClass::Never if matches!(error.kind, Failure::Request(_)) => {
-            remora_http::StatusCode::BAD_REQUEST
-        }
-        _ => remora_http::StatusCode::SERVICE_UNAVAILABLE,
+        RetryClass::Protocol => StatusCode::BAD_GATEWAY,
+        RetryClass::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        RetryClass::Never if matches!(error.kind, Failure::Request(_)) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
     };
     Reply {
         body: error.body_text(),
@@ -638,20 +532,6 @@ fn failed(error: &UpstreamError, flags: Flags) -> Stop {
         ..Reply::new(status, error.flag().union(flags), "")
     }
     .into()
-}
-
-/// What an answer says of its host's health: for gRPC the status that its code stands for.
-fn status_for_health(head: &ResponseHead) -> u16 {
-    match head
-        .headers
-        .get(&HeaderName::GRPC_STATUS)
-        .map(|code| &**code)
-    {
-        Some(b"2" | b"12" | b"13" | b"15") => 500,
-        Some(b"14") => 503,
-        Some(b"4") => 504,
-        _ => head.status.get(),
-    }
 }
 
 /// Reads what is there of an answer that nobody wants, so that its connection can be kept.
@@ -668,17 +548,6 @@ fn drain_now(reader: &mut Reader<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use remora_http::StatusCode;
-
-    #[test]
-    fn grpc_codes_stand_for_statuses() {
-        for (code, expected) in [("0", 200), ("14", 503), ("4", 504), ("13", 500), ("5", 200)] {
-            let mut head = ResponseHead::local(StatusCode::OK);
-            head.headers
-                .insert(HeaderName::GRPC_STATUS, HeaderValue::from_static(code));
-            assert_eq!(status_for_health(&head), expected, "{code}");
-        }
-    }
 
     #[test]
     fn failures_have_envoys_statuses() {

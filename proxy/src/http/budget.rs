@@ -15,7 +15,7 @@ use crate::upstream::{ClusterStats, RetryClass};
 
 /// What is left for one request.
 #[derive(Debug)]
-pub struct Budget<'a> {
+pub(super) struct Budget<'a> {
     policy: Option<&'a RetryPolicy>,
     limits: &'a PriorityLimits,
     stats: &'a ClusterStats,
@@ -27,7 +27,7 @@ pub struct Budget<'a> {
 
 /// Whether to try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Try again.
     Retry,
     /// Pass on what there is, with these flags beside its own.
@@ -36,7 +36,7 @@ pub enum Verdict {
 
 /// Whether the body can be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Body {
+pub(super) enum Body {
     /// From its beginning.
     Replayable,
     /// Parts of it were not kept.
@@ -45,7 +45,7 @@ pub enum Body {
 
 impl<'a> Budget<'a> {
     /// The whole budget of a policy.
-    pub fn new(
+    pub(super) fn new(
         policy: Option<&'a RetryPolicy>,
         limits: &'a PriorityLimits,
         stats: &'a ClusterStats,
@@ -62,7 +62,7 @@ impl<'a> Budget<'a> {
     }
 
     /// Judges an answer.
-    pub fn on_answer(&mut self, head: &ResponseHead, body: Body) -> Verdict {
+    pub(super) fn on_answer(&mut self, head: &ResponseHead, body: Body) -> Verdict {
         let wanted = self
             .policy
             .is_some_and(|policy| retry::is_answer_retriable(policy, head));
@@ -73,7 +73,7 @@ impl<'a> Budget<'a> {
     }
 
     /// Judges a failure.
-    pub fn on_failure(&mut self, class: RetryClass, body: Body) -> Verdict {
+    pub(super) fn on_failure(&mut self, class: RetryClass, body: Body) -> Verdict {
         let wanted = self
             .policy
             .is_some_and(|policy| retry::is_failure_retriable(policy, class));
@@ -81,7 +81,7 @@ impl<'a> Budget<'a> {
     }
 
     /// The retry that comes next, from one.
-    pub const fn made(&self) -> u32 {
+    pub(super) const fn made(&self) -> u32 {
         self.made
     }
 

@@ -5,13 +5,17 @@
 //! is bounded. A deadline is a point in time that is computed from values; the waiting is
 //! [`super::timer`]'s.
 
+use std::future::poll_fn;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use remora_http::{HeaderName, RequestHead};
 use remora_ir::action::RouteTimeouts;
+use remora_ir::listener::HttpTimeouts;
 use remora_primitives::Instant;
 
 use super::timer::Timer;
+use crate::network::relay::RelayLimits;
 
 /// Which bound was met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub enum Expired {
     PerTry,
     /// Silence.
     Idle,
+    /// The request's own end (`request_timeout`).
+    Request,
     /// The stream's age.
     MaxStream,
 }
@@ -33,6 +39,7 @@ pub struct Deadlines {
     per_try: Option<Duration>,
     idle: Option<Duration>,
     max_stream: Instant,
+    request_at: Instant,
     overall_at: Instant,
     per_try_at: Instant,
     last_activity: Instant,
@@ -41,13 +48,22 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// Those of a request that has not been routed: silence only.
-    pub fn unrouted(idle: Option<Duration>, now: Instant) -> Self {
+    /// Those of a request that has not been routed: silence, and the time to its end.
+    pub fn unrouted(timeouts: &HttpTimeouts, now: Instant) -> Self {
+        Self {
+            request_at: after(now, timeouts.request),
+            ..Self::reply(timeouts, now)
+        }
+    }
+
+    /// Those of an answer that is given here: silence.
+    pub const fn reply(timeouts: &HttpTimeouts, now: Instant) -> Self {
         Self {
             overall: None,
             per_try: None,
-            idle,
+            idle: timeouts.stream_idle,
             max_stream: Instant::FAR_FUTURE,
+            request_at: Instant::FAR_FUTURE,
             overall_at: Instant::FAR_FUTURE,
             per_try_at: Instant::FAR_FUTURE,
             last_activity: now,
@@ -77,13 +93,13 @@ impl Deadlines {
 
     /// The request has come to its end: the route's clock starts.
     pub fn on_request_complete(&mut self, now: Instant) {
-        self.last_activity = now;
-        if !self.is_request_complete {
-            self.is_request_complete = true;
-            self.overall_at = self
-                .overall
-                .map_or(Instant::FAR_FUTURE, |overall| now + overall);
+        if self.is_request_complete {
+            return;
         }
+        self.is_request_complete = true;
+        self.last_activity = now;
+        self.request_at = Instant::FAR_FUTURE;
+        self.overall_at = after(now, self.overall);
         self.start_per_try(now);
     }
 
@@ -97,9 +113,7 @@ impl Deadlines {
     }
 
     fn start_per_try(&mut self, now: Instant) {
-        self.per_try_at = self
-            .per_try
-            .map_or(Instant::FAR_FUTURE, |per_try| now + per_try);
+        self.per_try_at = after(now, self.per_try);
     }
 
     /// The answer has begun: attempts are over.
@@ -107,7 +121,7 @@ impl Deadlines {
         self.per_try_at = Instant::FAR_FUTURE;
     }
 
-    /// The connection became a tunnel: only silence is bounded.
+    /// Something was sent or received: silence begins anew.
     pub const fn on_activity(&mut self, now: Instant) {
         self.last_activity = now;
     }
@@ -122,12 +136,16 @@ impl Deadlines {
         self.attempt_began
     }
 
+    /// The bound of one attempt, where it is the nearer one.
+    pub const fn per_try(&self) -> Option<Duration> {
+        self.per_try
+    }
+
     /// The first deadline.
     pub fn next(&self) -> (Instant, Expired) {
-        let idle = self
-            .idle
-            .map_or(Instant::FAR_FUTURE, |idle| self.last_activity + idle);
+        let idle = after(self.last_activity, self.idle);
         let all = [
+            (self.request_at, Expired::Request),
             (self.overall_at, Expired::Overall),
             (self.per_try_at, Expired::PerTry),
             (self.max_stream, Expired::MaxStream),
@@ -143,9 +161,13 @@ impl Deadlines {
     }
 }
 
+fn after(since: Instant, bound: Option<Duration>) -> Instant {
+    bound.map_or(Instant::FAR_FUTURE, |bound| since + bound)
+}
+
 /// The overall bound of a request: the route's, or what its peer asked for in `grpc-timeout`
 /// where the route honours that.
-pub fn overall_timeout(timeouts: &RouteTimeouts, head: &RequestHead) -> Option<Duration> {
+pub(super) fn overall_timeout(timeouts: &RouteTimeouts, head: &RequestHead) -> Option<Duration> {
     let Some(longest) = timeouts.grpc_max else {
         return timeouts.overall;
     };
@@ -192,13 +214,28 @@ pub struct Bounds<'t> {
 }
 
 impl Bounds<'_> {
+    /// What holds for a tunnel that the exchange became: silence and the stream's age.
+    pub fn tunnel_limits(&self, now: Instant) -> RelayLimits {
+        let Deadlines {
+            idle, max_stream, ..
+        } = self.deadlines;
+        RelayLimits {
+            idle,
+            max_duration: (max_stream != Instant::FAR_FUTURE).then(|| max_stream - now),
+        }
+    }
+
     /// Waits for the first deadline.
     ///
     /// *Cancel safety*: safe.
     pub async fn expired(&mut self) -> Expired {
+        poll_fn(|cx| self.poll_expired(cx)).await
+    }
+
+    /// Whether a deadline has come; asks anew which one is first.
+    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<Expired> {
         let (at, why) = self.deadlines.next();
-        self.timer.until(at).await;
-        why
+        self.timer.poll_until(cx, at).map(|()| why)
     }
 }
 
@@ -208,10 +245,34 @@ mod tests {
 
     const S: Duration = Duration::from_secs(1);
 
+    const TIMEOUTS: HttpTimeouts = HttpTimeouts {
+        idle: None,
+        stream_idle: Some(Duration::from_secs(300)),
+        request: None,
+        request_head: None,
+        max_connection: None,
+        drain: S,
+        delayed_close: S,
+    };
+
+    #[test]
+    fn a_request_has_its_own_bound_until_it_is_complete() {
+        let timeouts = HttpTimeouts {
+            request: Some(5 * S),
+            ..TIMEOUTS
+        };
+        let start = Instant::ORIGIN;
+        let mut deadlines = Deadlines::unrouted(&timeouts, start);
+        deadlines.on_activity(start + 4 * S);
+        assert_eq!(deadlines.next(), (start + 5 * S, Expired::Request));
+        deadlines.on_request_complete(start + 4 * S);
+        assert_eq!(deadlines.next(), (start + 304 * S, Expired::Idle));
+    }
+
     #[test]
     fn the_routes_clock_starts_with_the_complete_request() {
         let start = Instant::ORIGIN;
-        let mut deadlines = Deadlines::unrouted(Some(300 * S), start);
+        let mut deadlines = Deadlines::unrouted(&TIMEOUTS, start);
         deadlines.route(&RouteTimeouts::DEFAULT, Some(15 * S), Some(2 * S), start);
         deadlines.on_attempt(start);
         assert_eq!(

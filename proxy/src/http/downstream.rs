@@ -8,7 +8,7 @@
 
 use std::future::poll_fn;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use remora_http::h1::{
     Asked, BodyDecoder, BodyEvent, Limits, Persistence, Refusal, ResponseWire, encode_chunk_header,
     encode_last_chunk, encode_response,
@@ -115,6 +115,15 @@ impl RequestBody<'_> {
             Self::H2(stream) => h2_convert::next_frame(stream).await.map_err(Into::into),
         }
     }
+
+    /// Whether the frames that were taken are known to be all.
+    pub fn is_done(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::H1(body) => body.decoder.is_done(),
+            Self::H2(stream) => stream.is_end_stream(),
+        }
+    }
 }
 
 /// Takes the response to one request.
@@ -136,12 +145,16 @@ pub struct H1Responder<'c> {
     persistence: Persistence,
     framing: Option<BodyFraming>,
     sent: u64,
+    /// A write is under way; if it is given up, nobody knows how much of `out` was written.
+    is_writing: bool,
 }
 
 /// The response side of an HTTP/2 stream.
 #[derive(Debug)]
 pub struct H2Responder {
     respond: h2::server::SendResponse<Bytes>,
+    /// HEAD: no body is sent, whatever the head announces.
+    is_head: bool,
     body: Option<h2::SendStream<Bytes>>,
     is_started: bool,
     is_ended: bool,
@@ -171,6 +184,7 @@ impl<'c> H1Responder<'c> {
             persistence,
             framing: None,
             sent: 0,
+            is_writing: false,
         }
     }
 
@@ -221,7 +235,9 @@ impl<'c> H1Responder<'c> {
         if data.len() < WRITE_THROUGH {
             self.out.extend_from_slice(data);
         } else {
+            self.is_writing = true;
             self.stream.write_vectored_all(self.out, data).await?;
+            self.is_writing = false;
             self.out.clear();
         }
         if is_chunked {
@@ -252,27 +268,43 @@ impl<'c> H1Responder<'c> {
 
     async fn flush(&mut self) -> Result<(), DownstreamError> {
         if !self.out.is_empty() {
+            self.is_writing = true;
             self.stream.write_all(self.out).await?;
+            self.is_writing = false;
             self.out.clear();
         }
         Ok(())
     }
 
-    /// Waits until the peer closes; bytes that it sends meanwhile stay in the socket, and end
-    /// the watch, since nobody can look behind them.
+    /// What was gathered still goes, if that takes no wait.
+    fn abort(&mut self) {
+        self.persistence = Persistence::Close;
+        if self.framing == Some(BodyFraming::UntilClose) {
+            // A proper end would say that the body is whole.
+            self.stream.abort();
+        } else if !self.is_writing {
+            // It fails if the peer is gone, and then nobody misses it.
+            let _ = self.stream.try_write(self.out);
+        }
+        self.out.clear();
+    }
+
+    /// Waits until the peer closes. If it has closed behind bytes that nobody has read yet, they
+    /// are for the body or a next request to find.
     async fn closed(&self) {
-        match self.stream.readable().await {
-            Ok(()) if !self.stream.has_ended() => std::future::pending().await,
-            Ok(()) | Err(_) => {}
+        self.stream.peer_closed().await;
+        if !self.stream.has_ended() {
+            std::future::pending().await
         }
     }
 }
 
 impl H2Responder {
-    /// A responder for a stream.
-    pub const fn new(respond: h2::server::SendResponse<Bytes>) -> Self {
+    /// A responder for a stream; `is_head` says that it is a HEAD request's.
+    pub const fn new(respond: h2::server::SendResponse<Bytes>, is_head: bool) -> Self {
         Self {
             respond,
+            is_head,
             body: None,
             is_started: false,
             is_ended: false,
@@ -281,6 +313,7 @@ impl H2Responder {
 
     fn head(&mut self, head: &ResponseHead, is_end: bool) -> Result<(), DownstreamError> {
         let response = h2_convert::response(head).ok_or(DownstreamError::Unwritable)?;
+        let is_end = is_end || self.is_head || matches!(head.status.get(), 204 | 304);
         self.is_started = true;
         self.is_ended = is_end;
         self.body = Some(self.respond.send_response(response, is_end)?);
@@ -412,10 +445,7 @@ impl Responder<'_> {
     /// Breaks off a response that cannot be completed, so that the peer sees it is not whole.
     pub fn abort(&mut self) {
         match self {
-            Self::H1(h1) => {
-                h1.persistence = Persistence::Close;
-                h1.out.advance(h1.out.len());
-            }
+            Self::H1(h1) => h1.abort(),
             Self::H2(h2) => match &mut h2.body {
                 Some(body) => body.send_reset(h2::Reason::INTERNAL_ERROR),
                 None => h2.respond.send_reset(h2::Reason::INTERNAL_ERROR),
@@ -441,7 +471,7 @@ impl Responder<'_> {
 }
 
 /// The codec's limits out of a connection manager's.
-pub const fn codec_limits(limits: &remora_ir::listener::HttpLimits) -> Limits {
+pub(super) const fn codec_limits(limits: &remora_ir::listener::HttpLimits) -> Limits {
     Limits {
         max_head_bytes: limits.max_head,
         max_headers: limits.max_fields,

@@ -9,30 +9,34 @@
 //! Invariant: whatever is acquired on the way (permits, leases, counts) is a guard, so that an
 //! exchange that is dropped half-way gives everything back.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use remora_http::{BodyFraming, HeaderName, HeaderValue, RequestHead, ResponseHead, Version};
-use remora_ir::action::{Action, Forward, Mirror, RetryPolicy, Target, Upgrade, WeightedCluster};
-use remora_ir::header_edit::{HeaderEdits, MessageEdits};
+use remora_http::{
+    BodyFraming, HeaderMap, HeaderName, HeaderValue, RequestHead, ResponseHead, StatusCode, Version,
+};
+use remora_ir::action::{Action, Forward, Upgrade, WeightedCluster};
+use remora_ir::header_edit::HeaderEdits;
 use remora_ir::listener::{HttpConnectionManager, Routes};
-use remora_ir::route::{Route, RouteTable, VirtualHost};
 use remora_ir::{ClusterSlot, Lookup};
 use remora_primitives::Instant;
+use remora_rt::drain::Stage;
 
-use super::attempt::{Attempts, Tunnel};
+use super::attempt::Attempts;
 use super::deadline::{Bounds, Deadlines, Expired, overall_timeout};
 use super::downstream::{DownstreamError, Incoming, Responder};
 use super::flags::Flags;
+use super::plan::{Choice, Edits, Plan, Routed, choose};
 use super::record::{ConnectionRecord, Record, Summary};
 use super::replay::{Keep, Replay};
 use super::reply::Reply;
 use super::stats::HttpStats;
 use super::timer::Timer;
-use super::{headers, mirror, redirect};
+use super::tunnel::{PendingLog, Tunnel};
+use super::{headers, redirect};
 use crate::network::dial::PreDialled;
 use crate::upstream::Cluster;
 use crate::worker::Worker;
@@ -46,6 +50,8 @@ pub struct Context {
     pub hcm: Arc<HttpConnectionManager>,
     /// Facts about the connection.
     pub connection: ConnectionRecord,
+    /// Whether the connection leads to the workload.
+    pub is_inbound: bool,
     /// Where a redirected connection was going: the host of clusters that go there.
     pub original_dst: Option<std::net::SocketAddr>,
     /// A connection that was made before it was known what would be spoken on it; the first
@@ -88,7 +94,7 @@ impl From<DownstreamError> for Stop {
     }
 }
 
-/// One request under way.
+/// One request under way. It is counted and logged when it is dropped, however it ended.
 #[derive(Debug)]
 pub struct Exchange<'c> {
     pub(super) cx: &'c Context,
@@ -97,72 +103,87 @@ pub struct Exchange<'c> {
     pub(super) upgrade: Option<Bytes>,
     pub(super) version: Version,
     pub(super) started: Instant,
-    pub(super) start: SystemTime,
     pub(super) summary: Summary,
     pub(super) response: Option<ResponseHead>,
-    pub(super) trailers: Option<remora_http::HeaderMap>,
+    pub(super) trailers: Option<HeaderMap>,
     pub(super) is_grpc: bool,
+    /// Body bytes from the downstream, as far as they have come.
+    received: &'c Cell<u64>,
+    /// The route that answers by itself, whose edits the answer gets.
+    answering: Option<Routed>,
+    is_over: bool,
 }
 
-/// Serves one request. Returns the tunnel if the connection became one.
+/// What an exchange leaves behind.
+#[derive(Debug)]
+pub struct Ended {
+    /// What the connection became, if it did.
+    pub tunnel: Option<Tunnel>,
+    /// The room of the request's fields, for the next request of the connection.
+    pub spare: HeaderMap,
+}
+
+/// Serves one request.
 ///
-/// *Cancel safety*: dropping it gives back everything it holds; the response may be cut.
+/// *Cancel safety*: dropping it gives back everything it holds, counts and logs the request; the
+/// response may be cut.
 pub async fn exchange<'c>(
     cx: &'c Context,
-    incoming: Incoming<'c>,
+    incoming: Incoming<'_>,
     out: &mut Responder<'_>,
     timer: &mut Timer,
-) -> Option<Tunnel> {
+) -> Ended {
     let _active = cx.stats.on_request(incoming.head.version);
-    let mut body = Replay::new(incoming.body, Keep::Nothing);
-    let mut exchange = Exchange::new(cx, incoming.head, incoming.framing, incoming.upgrade);
-    let deadlines = Deadlines::unrouted(cx.hcm.timeouts.stream_idle, exchange.started);
+    let received = Cell::new(0);
+    let mut body = Replay::new(incoming.body, Keep::Nothing, &received);
+    let (framing, upgrade) = (incoming.framing, incoming.upgrade);
+    let mut exchange = Exchange::new(cx, incoming.head, (framing, upgrade), &received);
+    let deadlines = Deadlines::unrouted(&cx.hcm.timeouts, exchange.started);
     let mut bounds = Bounds { deadlines, timer };
     let served = exchange.serve(&mut body, out, &mut bounds).await;
     let tunnel = match served {
-        Ok(tunnel) => tunnel,
+        Ok(Some(switched)) => Some(Tunnel {
+            limits: bounds.tunnel_limits(cx.worker.now()),
+            switched,
+            log: exchange.to_pending(),
+        }),
+        Ok(None) => None,
         Err(stop) => {
-            exchange
-                .end(stop, body.is_received(), out, &mut bounds)
-                .await;
+            exchange.end(stop, &mut body, out, &mut bounds).await;
             None
         }
     };
-    match tunnel {
-        None => exchange.account(body.received()),
-        Some(tunnel) => {
-            let pending = exchange.into_pending();
-            return Some(Tunnel {
-                pending_log: Some(pending),
-                ..tunnel
-            });
-        }
+    exchange.account();
+    Ended {
+        tunnel,
+        spare: std::mem::take(&mut exchange.head.headers),
     }
-    None
 }
 
 /// Answers what cannot be served as a request, with the log and the counts of one.
 pub async fn answer_only(
     cx: &Context,
-    incoming: Incoming<'_>,
+    head: RequestHead,
     reply: Reply,
     out: &mut Responder<'_>,
     timer: &mut Timer,
 ) {
-    let _active = cx.stats.on_request(incoming.head.version);
-    let mut exchange = Exchange::new(cx, incoming.head, incoming.framing, None);
-    let deadlines = Deadlines::unrouted(cx.hcm.timeouts.stream_idle, exchange.started);
+    let _active = cx.stats.on_request(head.version);
+    let received = Cell::new(0);
+    let mut exchange = Exchange::new(cx, head, (BodyFraming::Empty, None), &received);
+    let deadlines = Deadlines::reply(&cx.hcm.timeouts, exchange.started);
     let mut bounds = Bounds { deadlines, timer };
-    exchange.end(reply.into(), false, out, &mut bounds).await;
-    exchange.account(0);
+    out.close_after();
+    exchange.reply_within(reply, out, &mut bounds).await;
+    exchange.account();
 }
 
 impl<'c> Exchange<'c> {
     fn new(
         cx: &'c Context,
         head: RequestHead,
-        framing: BodyFraming,
-        upgrade: Option<Bytes>,
+        (framing, upgrade): (BodyFraming, Option<Bytes>),
+        received: &'c Cell<u64>,
     ) -> Self {
         Self {
             cx,
@@ -172,10 +193,12 @@ impl<'c> Exchange<'c> {
             framing,
             upgrade,
             started: cx.worker.now(),
-            start: SystemTime::now(),
             summary: Summary::default(),
             response: None,
             trailers: None,
+            received,
+            answering: None,
+            is_over: false,
         }
     }
 
@@ -185,43 +208,62 @@ impl<'c> Exchange<'c> {
         body: &mut Replay<'_>,
         out: &mut Responder<'_>,
         bounds: &mut Bounds<'_>,
-    ) -> Result<Option<Tunnel>, Stop> {
+    ) -> Result<Option<super::tunnel::Switched>, Stop> {
         let hcm = &self.cx.hcm;
         headers::normalize_path(&mut self.head, &hcm.path)?;
-        let worker = &self.cx.worker;
-        headers::on_request(&mut self.head, &self.cx.connection, &hcm.headers, || {
-            worker.random()
-        });
-        let Routed { table, host, route } = self.route()?;
-        self.summary.route = Some(Arc::clone(&route.name));
-        let forward = match &route.action {
+        let is_awaited = self.edit_at_entry();
+        let routed = self.route()?;
+        self.summary.route = Some(Arc::clone(&routed.route.name));
+        let forward = match &routed.route.action {
             Action::Forward(forward) => forward,
             Action::Redirect(to) => {
-                return Err(redirect::reply(to, &route.matches.path, &self.head).into());
+                let reply = redirect::reply(to, &routed.route.matches.path, &self.head);
+                self.answering = Some(routed);
+                return Err(reply.into());
             }
-            Action::Direct(direct) => return Err(redirect::direct(direct).into()),
+            Action::Direct(direct) => {
+                let reply = redirect::direct(direct);
+                self.answering = Some(routed);
+                return Err(reply.into());
+            }
         };
-        let choice = choose(&forward.target, worker.random());
+        let choice = choose(&forward.target, self.cx.worker.random());
         let cluster = self.cluster(choice.slot(), forward)?;
-        let edits = Edits {
-            table: &table,
-            host: &host,
-            route: &route,
-            choice: choice.edits(),
-        };
-        self.prepare(forward, &choice, &edits, bounds);
-        let retry = forward.retry.as_ref().or(host.retry.as_ref());
-        if retry.is_some_and(|retry| retry.retries > 0) || !forward.mirrors.is_empty() {
-            body.keep_from_start(Keep::UpTo(hcm.limits.max_replay));
-        }
+        let edits = routed.edits(choice.edits());
+        let retry = forward.retry.as_ref().or(routed.host.retry.as_ref());
         let plan = Plan {
             forward,
             cluster: &cluster,
-            host: &host,
+            host: &routed.host,
             retry,
             edits,
         };
+        self.prepare(&plan, &choice, bounds);
+        if retry.is_some_and(|retry| retry.retries > 0) || !forward.mirrors.is_empty() {
+            body.keep_from_start(Keep::UpTo(hcm.limits.max_replay));
+        }
+        if is_awaited {
+            // Somebody wants the body now: the proxy, which can send it on.
+            let go_on = ResponseHead::local(StatusCode::CONTINUE);
+            out.informational(&go_on).await?;
+        }
         Attempts::new(self, &plan, bounds).run(body, out).await
+    }
+
+    /// What is done to every request; tells whether its peer waits for `100 Continue`.
+    fn edit_at_entry(&mut self) -> bool {
+        let Context {
+            worker,
+            hcm,
+            connection,
+            ..
+        } = self.cx;
+        headers::on_request(&mut self.head, connection, &hcm.headers, || worker.random());
+        if self.cx.is_inbound {
+            headers::strip_peer_metadata(&mut self.head.headers);
+        }
+        let is_expected = headers::take_expectation(&mut self.head.headers);
+        is_expected && !self.framing.is_empty() && self.version != Version::Http10
     }
 
     /// The table, virtual host and route of the request.
@@ -253,37 +295,33 @@ impl<'c> Exchange<'c> {
         }
     }
 
-    /// Everything that is done to the head once, before the first attempt.
-    fn prepare(
-        &mut self,
-        forward: &Forward,
-        choice: &Choice<'_>,
-        edits: &Edits<'_>,
-        bounds: &mut Bounds<'_>,
-    ) {
+    /// Everything that is done to the head once, before the first attempt. Edits come before
+    /// rewrites, as in Envoy, so that they see what was asked.
+    fn prepare(&mut self, plan: &Plan<'_>, choice: &Choice<'_>, bounds: &mut Bounds<'_>) {
+        let forward = plan.forward;
         let overall = overall_timeout(&forward.timeouts, &self.head);
-        let retry = forward.retry.as_ref().or(edits.host.retry.as_ref());
-        let per_try = retry.and_then(|retry| retry.per_try);
-        bounds
-            .deadlines
-            .route(&forward.timeouts, overall, per_try, self.started);
+        let per_try = plan.retry.and_then(|retry| retry.per_try);
+        let deadlines = &mut bounds.deadlines;
+        deadlines.route(&forward.timeouts, overall, per_try, self.started);
         if !self.cx.hcm.headers.suppress_envoy_headers {
-            set_expected_timeout(&mut self.head, per_try.or(overall));
+            set_expected_timeout(&mut self.head, deadlines.per_try().or(overall));
         }
-        headers::rewrite(&mut self.head, &forward.rewrite, &edits.route.matches.path);
+        plan.edits
+            .each(|edits| &edits.request, |edits| self.edit_request(edits));
+        let rewrite = &forward.rewrite;
+        headers::rewrite(&mut self.head, rewrite, plan.edits.path());
         if let Choice::Weighted(WeightedCluster {
             host_rewrite: Some(host),
             ..
         }) = choice
         {
-            let append = forward.rewrite.append_forwarded_host;
-            headers::rewrite_host(&mut self.head, host.as_bytes().clone(), append);
+            let host = host.as_bytes().clone();
+            headers::rewrite_host(&mut self.head, host, rewrite.append_forwarded_host);
         }
         self.upgrade = self
             .upgrade
             .take()
             .filter(|offer| is_upgrade_allowed(offer, &self.cx.hcm.upgrades, &forward.upgrades));
-        edits.each(|edits| &edits.request, |edits| self.edit_request(edits));
     }
 
     fn edit_request(&mut self, edits: &HeaderEdits) {
@@ -298,8 +336,6 @@ impl<'c> Exchange<'c> {
 
     /// Applies the routes' edits and the proxy's own to a response.
     pub(super) fn edit_response(&self, head: &mut ResponseHead, edits: Option<&Edits<'_>>) {
-        let date = crate::wall::http_date();
-        headers::on_response(head, &self.cx.hcm.headers, date);
         if let Some(edits) = edits {
             edits.each(
                 |edits| &edits.response,
@@ -316,6 +352,7 @@ impl<'c> Exchange<'c> {
                 },
             );
         }
+        headers::on_response(head, &self.cx.hcm.headers, crate::wall::http_date());
         if self.cx.hcm.headers.request_id_in_response
             && let Some(id) = self.head.headers.get(&HeaderName::X_REQUEST_ID)
             && let Ok(id) = HeaderValue::from_bytes(id.clone())
@@ -324,11 +361,11 @@ impl<'c> Exchange<'c> {
         }
     }
 
-    /// What is known so far.
+    /// What is known so far. Reads the clock, which only formats ask for.
     pub(super) fn record(&self) -> Record<'_> {
         Record {
             connection: &self.cx.connection,
-            start: self.start,
+            start: began(self.cx.worker.now() - self.started),
             request: Some(&self.head),
             version: Some(self.version),
             response: self.response.as_ref(),
@@ -337,32 +374,17 @@ impl<'c> Exchange<'c> {
         }
     }
 
-    /// Copies the request to where the route mirrors it.
-    pub(super) fn mirror(&self, mirrors: &[Mirror], body: &Replay<'_>) {
-        for target in mirrors {
-            if target.share.selects(self.cx.worker.random()) {
-                mirror::send(self.cx, &self.head, self.framing, body, &target.slot);
-            }
-        }
-    }
-
     /// Turns a stop into bytes, flags and details.
     async fn end(
         &mut self,
         stop: Stop,
-        is_received: bool,
+        body: &mut Replay<'_>,
         out: &mut Responder<'_>,
         bounds: &mut Bounds<'_>,
     ) {
         let reply = match stop {
             Stop::Reply(reply) => *reply,
-            Stop::Gone => {
-                return self.stopped(
-                    Flags::DOWNSTREAM_CLOSED,
-                    "downstream_remote_disconnect",
-                    out,
-                );
-            }
+            Stop::Gone => return self.gone(out),
             Stop::Broken(flags, details) => return self.stopped(flags, details, out),
             Stop::Refused(error) => {
                 self.cx.stats.on_protocol_error();
@@ -370,25 +392,47 @@ impl<'c> Exchange<'c> {
                 let Some(status) = Responder::refusal_status(&error) else {
                     return self.stopped(flags, "http1.codec_error", out);
                 };
+                out.close_after();
                 Reply::new(status, flags, "http1.codec_error").with_body(error.to_string())
             }
         };
-        if !is_received {
+        if !body.is_received() {
+            body.discard_ready();
+        }
+        if !body.is_received() {
             // The rest of the request is not going to be read.
             out.close_after();
         }
-        let answered = self.reply(reply, out);
-        tokio::select! {
-            biased;
-            () = answered => {}
-            _ = bounds.expired() => {}
-        }
+        bounds.deadlines = Deadlines::reply(&self.cx.hcm.timeouts, self.cx.worker.now());
+        self.reply_within(reply, out, bounds).await;
+    }
+
+    fn gone(&mut self, out: &mut Responder<'_>) {
+        let flags = Flags::DOWNSTREAM_CLOSED;
+        self.stopped(flags, "downstream_remote_disconnect", out);
     }
 
     fn stopped(&mut self, flags: Flags, details: &'static str, out: &mut Responder<'_>) {
         self.summary.flags = self.summary.flags.union(flags);
         self.summary.details = Some(details.into());
         out.abort();
+    }
+
+    /// Answers by itself, within the bound on silence.
+    async fn reply_within(
+        &mut self,
+        reply: Reply,
+        out: &mut Responder<'_>,
+        bounds: &mut Bounds<'_>,
+    ) {
+        let is_sent = tokio::select! {
+            biased;
+            () = self.reply(reply, out) => true,
+            _ = bounds.expired() => false,
+        };
+        if !is_sent {
+            self.stopped(Flags::STREAM_IDLE, "stream_idle_timeout", out);
+        }
     }
 
     /// Answers by itself, unless an answer has begun already, which is then cut.
@@ -403,18 +447,19 @@ impl<'c> Exchange<'c> {
             out.abort();
             return;
         }
+        if self.cx.drain.is_draining() {
+            out.close_after();
+        }
         let (mut head, body) = reply.into_response(self.is_grpc);
-        self.edit_response(&mut head, None);
+        let routed = self.answering.take();
+        let edits = routed.as_ref().map(|routed| routed.edits(None));
+        self.edit_response(&mut head, edits.as_ref());
         self.summary.status = Some(head.status.get());
         let framing = BodyFraming::Length(body.len() as u64);
         let sent = self.send_reply(&head, framing, body, out).await;
         self.response = Some(head);
         if sent.is_err() {
-            self.stopped(
-                Flags::DOWNSTREAM_CLOSED,
-                "downstream_remote_disconnect",
-                out,
-            );
+            self.gone(out);
         }
     }
 
@@ -431,156 +476,54 @@ impl<'c> Exchange<'c> {
         out.finish(None).await
     }
 
-    /// Counts and logs.
-    fn account(&mut self, received: u64) {
-        let now = self.cx.worker.now();
-        self.summary.duration = Some(now - self.started);
-        self.summary.bytes_received = received;
-        self.cx
-            .stats
-            .on_end(self.summary.status, now - self.started);
-        if !self.cx.hcm.access_logs.is_empty() {
-            self.cx
-                .worker
-                .logs
-                .log(&self.cx.hcm.access_logs, &self.record());
+    /// Counts and logs, once.
+    fn account(&mut self) {
+        if std::mem::replace(&mut self.is_over, true) {
+            return;
+        }
+        let took = self.cx.worker.now() - self.started;
+        self.summary.duration = Some(took);
+        self.summary.bytes_received = self.received.get();
+        self.cx.stats.on_end(self.summary.status, took);
+        let logs = &self.cx.hcm.access_logs;
+        if !logs.is_empty() {
+            self.cx.worker.logs.log(logs, &self.record());
         }
     }
 
-    /// What a tunnel logs when it ends.
-    fn into_pending(self) -> PendingLog {
+    /// What a tunnel logs when it ends; the exchange itself no longer does.
+    fn to_pending(&mut self) -> PendingLog {
+        self.is_over = true;
         PendingLog {
-            head: self.head,
+            head: self.head.clone(),
             version: self.version,
             started: self.started,
-            start: self.start,
-            response: self.response,
-            summary: self.summary,
+            response: self.response.take(),
+            summary: std::mem::take(&mut self.summary),
         }
     }
 }
 
-/// An exchange that became a tunnel: counted and logged when the tunnel ends.
-#[derive(Debug)]
-pub struct PendingLog {
-    head: RequestHead,
-    version: Version,
-    started: Instant,
-    start: SystemTime,
-    response: Option<ResponseHead>,
-    summary: Summary,
-}
-
-impl PendingLog {
-    /// Counts and logs a tunnel that carried so many bytes.
-    pub fn finish(mut self, cx: &Context, received: u64, sent: u64) {
-        let now = cx.worker.now();
-        self.summary.duration = Some(now - self.started);
-        self.summary.bytes_received = received;
-        self.summary.bytes_sent = sent;
-        cx.stats.on_end(self.summary.status, now - self.started);
-        let record = Record {
-            connection: &cx.connection,
-            start: self.start,
-            request: Some(&self.head),
-            version: Some(self.version),
-            response: self.response.as_ref(),
-            trailers: None,
-            summary: &self.summary,
+impl Drop for Exchange<'_> {
+    /// An exchange that was given up half-way: its connection or stream ended.
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let details = match self.cx.drain.stage() {
+            Stage::Forced => "downstream_local_disconnect",
+            Stage::Open | Stage::Graceful { .. } => "downstream_remote_disconnect",
         };
-        cx.worker.logs.log(&cx.hcm.access_logs, &record);
+        self.summary.flags = self.summary.flags.union(Flags::DOWNSTREAM_CLOSED);
+        self.summary.details = Some(details.into());
+        self.account();
     }
 }
 
-/// Where a request belongs.
-struct Routed {
-    table: Arc<RouteTable>,
-    host: Arc<VirtualHost>,
-    route: Arc<Route>,
-}
-
-/// Everything the attempts need to know.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan<'p> {
-    /// What the route asks.
-    pub forward: &'p Forward,
-    /// Where it goes.
-    pub cluster: &'p Arc<Cluster>,
-    /// The virtual host.
-    pub host: &'p VirtualHost,
-    /// What is tried again.
-    pub retry: Option<&'p Arc<RetryPolicy>>,
-    /// What is edited.
-    pub edits: Edits<'p>,
-}
-
-/// The edits that hold for a request, at their four levels.
-#[derive(Clone, Copy, Debug)]
-pub struct Edits<'p> {
-    table: &'p RouteTable,
-    host: &'p VirtualHost,
-    route: &'p Route,
-    choice: Option<&'p MessageEdits>,
-}
-
-impl Edits<'_> {
-    /// Visits the levels in the order in which they are applied: the most specific first, so that
-    /// wider ones have the last word, or the other way round if the table says so.
-    fn each(
-        &self,
-        side: impl Fn(&MessageEdits) -> &HeaderEdits,
-        mut apply: impl FnMut(&HeaderEdits),
-    ) {
-        let levels = [
-            self.choice,
-            Some(&self.route.edits),
-            Some(&self.host.edits),
-            Some(&self.table.edits),
-        ];
-        let mut visit = |level: &Option<&MessageEdits>| {
-            if let Some(level) = level {
-                apply(side(level));
-            }
-        };
-        if self.table.most_specific_wins {
-            levels.iter().rev().for_each(&mut visit);
-        } else {
-            levels.iter().for_each(&mut visit);
-        }
-    }
-}
-
-/// The cluster that a target chose for this request.
-enum Choice<'t> {
-    Only(&'t Arc<ClusterSlot>),
-    Weighted(&'t WeightedCluster),
-}
-
-fn choose(target: &Target, random: u64) -> Choice<'_> {
-    match target {
-        Target::Cluster(slot) => Choice::Only(slot),
-        Target::Weighted(clusters) => match clusters.pick(random) {
-            Some(cluster) => Choice::Weighted(cluster),
-            // Not reached: the weights sum to more than zero, so every number picks one.
-            None => Choice::Weighted(clusters.first()),
-        },
-    }
-}
-
-impl<'t> Choice<'t> {
-    const fn slot(&self) -> &'t Arc<ClusterSlot> {
-        match self {
-            Self::Only(slot) => slot,
-            Self::Weighted(cluster) => &cluster.slot,
-        }
-    }
-
-    const fn edits(&self) -> Option<&'t MessageEdits> {
-        match self {
-            Self::Only(_) => None,
-            Self::Weighted(cluster) => Some(&cluster.edits),
-        }
-    }
+/// When something began that has taken so long.
+pub(super) fn began(took: std::time::Duration) -> SystemTime {
+    let now = SystemTime::now();
+    now.checked_sub(took).unwrap_or(now)
 }
 
 fn set_expected_timeout(head: &mut RequestHead, timeout: Option<std::time::Duration>) {
@@ -623,6 +566,7 @@ pub(super) fn expired(why: Expired, is_request_complete: bool) -> Reply {
         Expired::PerTry => Reply::per_try_timeout(),
         Expired::Idle => Reply::stream_idle(is_request_complete),
         Expired::MaxStream => Reply::max_duration(),
+        Expired::Request => Reply::request_timeout(),
     }
 }
 

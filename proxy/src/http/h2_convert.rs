@@ -11,7 +11,7 @@ use std::future::poll_fn;
 use bytes::{Bytes, BytesMut};
 use remora_http::{
     BodyFraming, HeaderMap, HeaderName, HeaderValue, Method, RequestHead, ResponseHead, Scheme,
-    Version, authority,
+    StatusCode, Version, authority,
 };
 
 use super::downstream::DownstreamError;
@@ -19,18 +19,38 @@ use crate::frame::Frame;
 
 /// A request that cannot be served; the text names the rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BadRequest(pub &'static str);
+#[error("{rule}")]
+pub(super) struct BadRequest {
+    /// The answer.
+    pub status: StatusCode,
+    rule: &'static str,
+}
+
+impl BadRequest {
+    const fn new(rule: &'static str) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            rule,
+        }
+    }
+}
 
 /// Turns a request's parts into a head, and tells how its body ends.
 ///
 /// # Errors
 /// If the request breaks RFC 9113 section 8.3 in a way that the `h2` crate lets pass, or has
 /// fields that could not be written in HTTP/1.
-pub fn request(
+pub(super) fn request(
     parts: http::request::Parts,
     is_end: bool,
+    max_fields: usize,
 ) -> Result<(RequestHead, BodyFraming), BadRequest> {
+    if parts.headers.len() > max_fields {
+        return Err(BadRequest {
+            status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            rule: "too many header fields",
+        });
+    }
     let mut headers = headers_from(&parts.headers)?;
     let named = headers.remove(&HeaderName::HOST);
     let authority = match parts.uri.authority() {
@@ -38,14 +58,18 @@ pub fn request(
         None => named.unwrap_or_default(),
     };
     if authority.is_empty() || authority::parse(&authority).is_err() {
-        return Err(BadRequest("authority is missing or malformed"));
+        return Err(BadRequest::new("authority is missing or malformed"));
     }
     let method = Method::parse(parts.method.as_str().as_bytes())
-        .map_err(|_| BadRequest("method is not a token"))?;
+        .map_err(|_| BadRequest::new("method is not a token"))?;
     let path = match parts.uri.path_and_query() {
         _ if method == Method::Connect => Bytes::new(),
-        Some(path) => Bytes::copy_from_slice(path.as_str().as_bytes()),
-        None => return Err(BadRequest("path is missing")),
+        Some(path) if path.as_str().starts_with('/') => {
+            Bytes::copy_from_slice(path.as_str().as_bytes())
+        }
+        Some(path) if path.as_str() == "*" && method == Method::Options => Bytes::from_static(b"*"),
+        Some(_) => return Err(BadRequest::new("path does not start with a slash")),
+        None => return Err(BadRequest::new("path is missing")),
     };
     let scheme = parts
         .uri
@@ -72,12 +96,14 @@ fn framing(headers: &HeaderMap, is_end: bool) -> Result<BodyFraming, BadRequest>
                 .ok()
                 .filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
                 .and_then(|text| text.parse::<u64>().ok())
-                .ok_or(BadRequest("content-length is not a number"))?,
+                .ok_or(BadRequest::new("content-length is not a number"))?,
         ),
     };
     match (is_end, length) {
         (true, None | Some(0)) => Ok(length.map_or(BodyFraming::Empty, BodyFraming::Length)),
-        (true, Some(_)) => Err(BadRequest("content-length disagrees with the empty body")),
+        (true, Some(_)) => Err(BadRequest::new(
+            "content-length disagrees with the empty body",
+        )),
         (false, Some(length)) => Ok(BodyFraming::Length(length)),
         (false, None) => Ok(BodyFraming::Chunked),
     }
@@ -89,10 +115,10 @@ fn headers_from(fields: &http::HeaderMap) -> Result<HeaderMap, BadRequest> {
     let mut cookies: Option<BytesMut> = None;
     for (name, value) in fields {
         let name = HeaderName::parse(name.as_str().as_bytes())
-            .map_err(|_| BadRequest("header name is not a token"))?;
+            .map_err(|_| BadRequest::new("header name is not a token"))?;
         let is_te = name == HeaderName::TE;
         if is_connection_specific(&name) || is_te && value.as_bytes() != b"trailers" {
-            return Err(BadRequest("connection-specific header field"));
+            return Err(BadRequest::new("connection-specific header field"));
         }
         if name == HeaderName::COOKIE {
             let joined = cookies.get_or_insert_with(BytesMut::new);
@@ -103,7 +129,7 @@ fn headers_from(fields: &http::HeaderMap) -> Result<HeaderMap, BadRequest> {
             continue;
         }
         let value = HeaderValue::copy_from(value.as_bytes())
-            .map_err(|_| BadRequest("header value has a control character"))?;
+            .map_err(|_| BadRequest::new("header value has a control character"))?;
         headers.append(name, value);
     }
     if let Some(value) = cookies.and_then(|joined| HeaderValue::from_bytes(joined.freeze()).ok()) {
@@ -124,7 +150,7 @@ fn is_connection_specific(name: &HeaderName) -> bool {
 }
 
 /// Turns fields out; connection-specific ones are left behind.
-pub fn fields(headers: &HeaderMap) -> http::HeaderMap {
+pub(super) fn fields(headers: &HeaderMap) -> http::HeaderMap {
     let mut fields = http::HeaderMap::with_capacity(headers.len());
     for (name, _, value) in headers.iter() {
         if is_connection_specific(name) || *name == HeaderName::HOST {
@@ -140,7 +166,7 @@ pub fn fields(headers: &HeaderMap) -> http::HeaderMap {
 }
 
 /// Turns a response head out; `None` if its status has no place in HTTP/2 (101).
-pub fn response(head: &ResponseHead) -> Option<http::Response<()>> {
+pub(super) fn response(head: &ResponseHead) -> Option<http::Response<()>> {
     if head.status.get() == 101 {
         return None;
     }
@@ -154,7 +180,7 @@ pub fn response(head: &ResponseHead) -> Option<http::Response<()>> {
 ///
 /// # Errors
 /// If the stream is gone.
-pub fn send_informational(
+pub(super) fn send_informational(
     respond: &mut h2::server::SendResponse<Bytes>,
     head: &ResponseHead,
 ) -> Result<(), DownstreamError> {
@@ -168,7 +194,7 @@ pub fn send_informational(
 ///
 /// # Errors
 /// If the stream is gone.
-pub async fn send_data(
+pub(super) async fn send_data(
     stream: &mut h2::SendStream<Bytes>,
     mut data: Bytes,
 ) -> Result<(), h2::Error> {
@@ -193,11 +219,13 @@ pub async fn send_data(
 ///
 /// # Errors
 /// If the stream was reset or the connection broke.
-pub async fn next_frame(stream: &mut h2::RecvStream) -> Result<Option<Frame>, h2::Error> {
-    if let Some(data) = poll_fn(|cx| stream.poll_data(cx)).await {
+pub(super) async fn next_frame(stream: &mut h2::RecvStream) -> Result<Option<Frame>, h2::Error> {
+    while let Some(data) = poll_fn(|cx| stream.poll_data(cx)).await {
         let data = data?;
         stream.flow_control().release_capacity(data.len())?;
-        return Ok(Some(Frame::Data(data)));
+        if !data.is_empty() {
+            return Ok(Some(Frame::Data(data)));
+        }
     }
     let trailers = poll_fn(|cx| stream.poll_trailers(cx)).await?;
     // Trailers that are not fit for HTTP/1 are dropped; they say nothing about framing here.
@@ -222,7 +250,7 @@ mod tests {
             .header("host", "evil.test")
             .body(())
             .expect("request");
-        let (head, framing) = request(parts(request_), true).expect("served");
+        let (head, framing) = request(parts(request_), true, 100).expect("served");
         assert_eq!(&*head.authority, b"a.test");
         assert_eq!(&*head.path, b"/x?y");
         assert_eq!(
@@ -231,6 +259,17 @@ mod tests {
         );
         assert!(!head.headers.contains(&HeaderName::HOST));
         assert_eq!(framing, BodyFraming::Empty);
+    }
+
+    #[test]
+    fn too_many_fields_and_bare_paths_are_refused() {
+        let many = (0..3).fold(http::Request::get("http://a.test/"), |request, n| {
+            request.header(format!("x-{n}"), "1")
+        });
+        let error = request(parts(many.body(()).expect("request")), true, 2).expect_err("3 of 2");
+        assert_eq!(error.status.get(), 431);
+        let star = http::Request::get("*").header("host", "a.test");
+        assert!(request(parts(star.body(()).expect("request")), true, 2).is_err());
     }
 
     #[test]
@@ -244,7 +283,10 @@ mod tests {
         ] {
             let request_ = http::Request::post("http://a.test/").header(name, value);
             let request_ = request_.body(()).expect("request");
-            assert!(request(parts(request_), false).is_err(), "{name}: {value}");
+            assert!(
+                request(parts(request_), false, 100).is_err(),
+                "{name}: {value}"
+            );
         }
     }
 }

@@ -7,11 +7,12 @@
 //! policies and the upstream see the same one.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use bytes::{Bytes, BytesMut};
 use remora_http::path::{self, BadPath, Outcome, Rules};
 use remora_http::{
-    HeaderName, HeaderValue, RequestHead, ResponseHead, Scheme, StatusCode, authority,
+    HeaderMap, HeaderName, HeaderValue, RequestHead, ResponseHead, Scheme, StatusCode, authority,
     strip_hop_by_hop,
 };
 use remora_ir::action::{HostRewrite, PathRewrite, Rewrite};
@@ -28,7 +29,7 @@ use crate::access_log::format;
 ///
 /// # Errors
 /// The answer for a path that the policy refuses or redirects.
-pub fn normalize_path(head: &mut RequestHead, policy: &PathPolicy) -> Result<(), Reply> {
+pub(super) fn normalize_path(head: &mut RequestHead, policy: &PathPolicy) -> Result<(), Reply> {
     if *policy == PathPolicy::default() || head.path.first() != Some(&b'/') {
         return Ok(());
     }
@@ -70,7 +71,7 @@ fn refused_path(error: BadPath) -> Reply {
 }
 
 /// Edits a request as it comes in, before it is routed.
-pub fn on_request(
+pub(super) fn on_request(
     head: &mut RequestHead,
     connection: &ConnectionRecord,
     policy: &HeaderPolicy,
@@ -136,22 +137,44 @@ fn strip_port(head: &mut RequestHead, connection: &ConnectionRecord, policy: Str
 fn set_forwarded(head: &mut RequestHead, connection: &ConnectionRecord, policy: &HeaderPolicy) {
     let headers = &mut head.headers;
     if policy.use_remote_address && !policy.skip_xff_append {
-        let mut list = BytesMut::new();
-        if let Some(before) = headers.get(&HeaderName::X_FORWARDED_FOR) {
-            list.extend_from_slice(before);
-            list.extend_from_slice(b",");
-        }
-        // Writing to a buffer cannot fail.
-        let _ = write!(list, "{}", connection.peer.ip());
-        if let Ok(value) = HeaderValue::from_bytes(list.freeze()) {
-            headers.insert(HeaderName::X_FORWARDED_FOR, value);
-        }
+        append_forwarded_for(headers, connection.peer.ip());
     }
     let is_from_outside = policy.use_remote_address && policy.trusted_hops == 0;
     if is_from_outside || !headers.contains(&HeaderName::X_FORWARDED_PROTO) {
         let scheme = HeaderValue::from_static(Scheme::Http.as_str());
         headers.insert(HeaderName::X_FORWARDED_PROTO, scheme);
     }
+}
+
+/// Appends an address to `x-forwarded-for`, of which one line is left.
+pub(super) fn append_forwarded_for(headers: &mut HeaderMap, address: IpAddr) {
+    let mut list = BytesMut::new();
+    for before in headers.get_all(&HeaderName::X_FORWARDED_FOR) {
+        list.extend_from_slice(before);
+        list.extend_from_slice(b",");
+    }
+    // Writing to a buffer cannot fail.
+    let _ = write!(list, "{address}");
+    if let Ok(value) = HeaderValue::from_bytes(list.freeze()) {
+        headers.insert(HeaderName::X_FORWARDED_FOR, value);
+    }
+}
+
+/// Takes away `expect: 100-continue`, which is answered here; says whether it was there.
+pub(super) fn take_expectation(headers: &mut HeaderMap) -> bool {
+    let is_expected = headers
+        .get(&HeaderName::EXPECT)
+        .is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+    if is_expected {
+        headers.remove(&HeaderName::EXPECT);
+    }
+    is_expected
+}
+
+/// Takes away what sidecars tell each other about their workloads: it ends at the workload's own.
+pub(super) fn strip_peer_metadata(headers: &mut HeaderMap) {
+    headers.remove(&HeaderName::X_ENVOY_PEER_METADATA);
+    headers.remove(&HeaderName::X_ENVOY_PEER_METADATA_ID);
 }
 
 /// A random UUID, version 4 (RFC 9562 section 5.4).
@@ -173,7 +196,7 @@ fn request_id(mut random: impl FnMut() -> u64) -> HeaderValue {
 }
 
 /// Rewrites path and authority as a route asks; the originals are kept in `x-envoy-original-*`.
-pub fn rewrite(head: &mut RequestHead, rewrite: &Rewrite, matched: &PathMatch) {
+pub(super) fn rewrite(head: &mut RequestHead, rewrite: &Rewrite, matched: &PathMatch) {
     if let Some(path) = &rewrite.path {
         rewrite_path(head, path, matched);
     }
@@ -206,7 +229,7 @@ fn rewrite_path(head: &mut RequestHead, rewrite: &PathRewrite, matched: &PathMat
 }
 
 /// Replaces the authority.
-pub fn rewrite_host(head: &mut RequestHead, host: Bytes, append_forwarded: bool) {
+pub(super) fn rewrite_host(head: &mut RequestHead, host: Bytes, append_forwarded: bool) {
     if head.authority == host || authority::parse(&host).is_err() {
         return;
     }
@@ -222,13 +245,13 @@ pub fn rewrite_host(head: &mut RequestHead, host: Bytes, append_forwarded: bool)
 }
 
 /// Sets the number of this attempt, counted from one.
-pub fn set_attempt_count(headers: &mut remora_http::HeaderMap, attempt: u32) {
+pub(super) fn set_attempt_count(headers: &mut HeaderMap, attempt: u32) {
     let value = HeaderValue::from_number(u64::from(attempt));
     headers.insert(HeaderName::X_ENVOY_ATTEMPT_COUNT, value);
 }
 
 /// Edits a response before it goes down. `is_local` tells the proxy's own answers.
-pub fn on_response(head: &mut ResponseHead, policy: &HeaderPolicy, date: HeaderValue) {
+pub(super) fn on_response(head: &mut ResponseHead, policy: &HeaderPolicy, date: HeaderValue) {
     strip_hop_by_hop(&mut head.headers);
     let headers = &mut head.headers;
     let has_server = headers.contains(&HeaderName::SERVER);
@@ -246,7 +269,7 @@ pub fn on_response(head: &mut ResponseHead, policy: &HeaderPolicy, date: HeaderV
 }
 
 /// Applies a route's edits. The values may name parts of the request and connection.
-pub fn apply(edits: &HeaderEdits, headers: &mut remora_http::HeaderMap, record: &Record<'_>) {
+pub(super) fn apply(edits: &HeaderEdits, headers: &mut HeaderMap, record: &Record<'_>) {
     for name in &edits.remove {
         headers.remove(name);
     }
@@ -255,7 +278,7 @@ pub fn apply(edits: &HeaderEdits, headers: &mut remora_http::HeaderMap, record: 
     }
 }
 
-fn apply_one(set: &HeaderSet, headers: &mut remora_http::HeaderMap, record: &Record<'_>) {
+fn apply_one(set: &HeaderSet, headers: &mut HeaderMap, record: &Record<'_>) {
     let is_there = headers.contains(&set.name);
     let replaces = match (set.action, is_there) {
         (AppendAction::AddIfAbsent, true) | (AppendAction::OverwriteIfPresent, false) => return,

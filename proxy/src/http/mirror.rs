@@ -6,6 +6,7 @@
 //! (`mirror_rq_total`) or as dropped (`mirror_rq_dropped`) for want of a place, of a cluster, or
 //! of the whole request. As in Envoy, the copy's authority ends in `-shadow`.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,22 +15,67 @@ use bytes::{Bytes, BytesMut};
 use remora_balance::{Outcome, PickContext};
 use remora_http::h1::ResponseEvent;
 use remora_http::{BodyFraming, HeaderName, HeaderValue, RequestHead, Version};
+use remora_ir::action::Mirror;
 use remora_ir::cluster::{Priority, UpstreamProtocol};
 use remora_ir::{ClusterSlot, Lookup};
+use smallvec::SmallVec;
 
 use super::exchange::Context;
+use super::headers::append_forwarded_for;
 use super::replay::Replay;
 use crate::frame::Frame;
 use crate::upstream::{
-    self, Cluster, Failure, LeaseRequest, PickRequest, Protocol, RequestStart, Reuse, UpstreamError,
+    self, Cluster, ClusterStats, Failure, LeaseRequest, PickRequest, Protocol, RequestStart, Reuse,
+    UpstreamError,
 };
 use crate::worker::{MirrorPlace, Worker};
 
 /// The whole time a mirrored request may take: Envoy's default route timeout.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
+/// The copies that are owed to one request. Each is sent or counted as dropped, whatever becomes
+/// of the request.
+#[derive(Debug)]
+pub(super) struct Due<'p> {
+    cx: &'p Context,
+    targets: SmallVec<[&'p ClusterSlot; 2]>,
+}
+
+impl<'p> Due<'p> {
+    /// Chooses the targets that this request is copied to.
+    pub(super) fn choose(cx: &'p Context, mirrors: &'p [Mirror]) -> Self {
+        let chosen = |mirror: &&Mirror| mirror.share.selects(cx.worker.random());
+        let targets = mirrors.iter().filter(chosen);
+        Self {
+            cx,
+            targets: targets.map(|mirror| &*mirror.slot).collect(),
+        }
+    }
+
+    /// Sends the copies of a request that has come to its end. Further calls change nothing.
+    pub(super) fn send(&mut self, head: &RequestHead, framing: BodyFraming, body: &Replay<'_>) {
+        for target in std::mem::take(&mut self.targets) {
+            send(self.cx, head, framing, body, target);
+        }
+    }
+}
+
+impl Drop for Due<'_> {
+    fn drop(&mut self) {
+        for target in &self.targets {
+            match self.cx.worker.cluster(target) {
+                Lookup::Found(cluster) => {
+                    let stats = self.cx.worker.upstream.stats(&cluster);
+                    stats.mirror_dropped.increment();
+                }
+                Lookup::Missing | Lookup::Unresolved => self.cx.stats.on_mirror_without_cluster(),
+            }
+        }
+    }
+}
+
 /// Sends a copy, or counts that it could not.
-pub fn send(
+fn send(
     cx: &Context,
     head: &RequestHead,
     framing: BodyFraming,
@@ -39,14 +85,16 @@ pub fn send(
     let worker = &cx.worker;
     let Lookup::Found(cluster) = worker.cluster(target) else {
         tracing::debug!(cluster = %target.name(), "mirror target does not exist");
-        return;
+        return cx.stats.on_mirror_without_cluster();
     };
-    let stats = worker.upstream.stats(&cluster);
+    let tally = Tally {
+        stats: worker.upstream.stats(&cluster),
+        is_sent: Cell::new(false),
+    };
     let frames = body
         .whole()
         .map(|frames| frames.cloned().collect::<Vec<_>>());
     let (Some(frames), Some(place)) = (frames, worker.mirror_place()) else {
-        stats.mirror_dropped.increment();
         return;
     };
     let copy = Copy {
@@ -57,9 +105,26 @@ pub fn send(
         frames,
         peer: cx.connection.peer,
         original_dst: cx.original_dst,
-        place,
+        tally,
+        _place: place,
     };
     tokio::task::spawn_local(copy.run());
+}
+
+/// Counts a copy when it ends: as dropped unless it was sent.
+struct Tally {
+    stats: Rc<ClusterStats>,
+    is_sent: Cell<bool>,
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if self.is_sent.get() {
+            self.stats.mirror_total.increment();
+        } else {
+            self.stats.mirror_dropped.increment();
+        }
+    }
 }
 
 /// The head of the copy.
@@ -76,15 +141,7 @@ fn shadow(head: &RequestHead, cx: &Context) -> RequestHead {
         HeaderName::X_ENVOY_INTERNAL,
         HeaderValue::from_static("true"),
     );
-    let mut list = BytesMut::new();
-    if let Some(before) = headers.get(&HeaderName::X_FORWARDED_FOR) {
-        list.extend_from_slice(before);
-        list.extend_from_slice(b",");
-    }
-    list.extend_from_slice(cx.connection.local.ip().to_string().as_bytes());
-    if let Ok(value) = HeaderValue::from_bytes(list.freeze()) {
-        headers.insert(HeaderName::X_FORWARDED_FOR, value);
-    }
+    append_forwarded_for(headers, cx.connection.local.ip());
     copy
 }
 
@@ -97,24 +154,19 @@ struct Copy {
     frames: Vec<Frame>,
     peer: std::net::SocketAddr,
     original_dst: Option<std::net::SocketAddr>,
-    place: MirrorPlace,
+    tally: Tally,
+    _place: MirrorPlace,
 }
 
 impl Copy {
     async fn run(self) {
-        let stats = self.worker.upstream.stats(&self.cluster);
         let result = tokio::time::timeout(TIMEOUT, self.attempt()).await;
         let is_dropped = match &result {
             Ok(Err(error)) => matches!(error.kind, Failure::Overflow(_) | Failure::NoHealthyHost),
             Ok(Ok(())) | Err(_) => false,
         };
-        if is_dropped {
-            stats.mirror_dropped.increment();
-        } else {
-            stats.mirror_total.increment();
-        }
+        self.tally.is_sent.set(!is_dropped);
         tracing::trace!(cluster = %self.cluster.name(), ?result, "mirrored request ended");
-        drop(self.place);
     }
 
     async fn attempt(&self) -> Result<(), UpstreamError> {
@@ -142,7 +194,8 @@ impl Copy {
             priority: Priority::Default,
             peer: Some(self.peer),
             deadline: self.worker.now() + TIMEOUT,
-            reuse: Reuse::IfNotStale,
+            // Nothing is sent twice here, so a look at the connection is worth its system call.
+            reuse: Reuse::IfVerified,
         };
         let lease = upstream::lease(local, cluster, &host, &request).await;
         let answered = match lease {

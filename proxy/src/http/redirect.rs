@@ -10,7 +10,7 @@ use super::flags::Flags;
 use super::reply::Reply;
 
 /// The answer of a redirect; 400 if the request has no authority to send anyone to.
-pub fn reply(redirect: &Redirect, matched: &PathMatch, head: &RequestHead) -> Reply {
+pub(super) fn reply(redirect: &Redirect, matched: &PathMatch, head: &RequestHead) -> Reply {
     let location = HeaderValue::from_bytes(location(redirect, matched, head));
     let has_host = redirect.host.is_some() || !head.authority.is_empty();
     match location {
@@ -75,7 +75,7 @@ fn put_path(redirect: &Redirect, matched: &PathMatch, head: &RequestHead, out: &
 }
 
 /// The answer of a direct response.
-pub fn direct(direct: &DirectResponse) -> Reply {
+pub(super) fn direct(direct: &DirectResponse) -> Reply {
     let body = String::from_utf8_lossy(&direct.body).into_owned();
     Reply::new(direct.status, Flags::none(), "direct_response").with_body(body)
 }

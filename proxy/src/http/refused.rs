@@ -1,25 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Answers to what is no request: logged and counted like any other.
 
-use remora_http::StatusCode;
+use bytes::Bytes;
 use remora_http::h1::Refusal;
+use remora_http::{HeaderMap, Method, RequestHead, StatusCode, Version};
 
-use super::downstream::{Incoming, Responder};
+use super::downstream::Responder;
 use super::exchange::{Context, answer_only};
 use super::flags::Flags;
+use super::h2_convert::BadRequest;
 use super::reply::Reply;
 use super::timer::Timer;
 
 /// Why bytes are no request.
 #[derive(Clone, Debug)]
-pub struct Refused {
+pub(super) struct Refused {
     status: StatusCode,
     details: &'static str,
     body: String,
 }
 
 /// A rule of the codec was broken; the answer names it.
-pub fn refusal(refusal: &Refusal) -> Refused {
+pub(super) fn refusal(refusal: &Refusal) -> Refused {
     Refused {
         status: refusal.status(),
         details: refusal.as_code(),
@@ -28,7 +30,7 @@ pub fn refusal(refusal: &Refusal) -> Refused {
 }
 
 /// The head did not come in time.
-pub fn head_timeout() -> Refused {
+pub(super) fn head_timeout() -> Refused {
     Refused {
         status: StatusCode::REQUEST_TIMEOUT,
         details: "request_header_timeout",
@@ -36,15 +38,32 @@ pub fn head_timeout() -> Refused {
     }
 }
 
+/// The request breaks a rule of HTTP/2 or of what may become HTTP/1.
+pub(super) fn bad_request(error: BadRequest) -> Refused {
+    Refused {
+        status: error.status,
+        details: "http2.invalid_request",
+        body: error.to_string(),
+    }
+}
+
 /// Answers and logs.
-pub async fn answer(
+pub(super) async fn answer(
     cx: &Context,
-    incoming: Incoming<'_>,
+    version: Version,
     refused: &Refused,
     out: &mut Responder<'_>,
     timer: &mut Timer,
 ) {
     let flags = Flags::DOWNSTREAM_PROTOCOL_ERROR;
     let reply = Reply::new(refused.status, flags, refused.details).with_body(refused.body.clone());
-    answer_only(cx, incoming, reply, out, timer).await;
+    let head = RequestHead {
+        method: Method::Get,
+        scheme: None,
+        authority: Bytes::new(),
+        path: Bytes::new(),
+        version,
+        headers: HeaderMap::new(),
+    };
+    answer_only(cx, head, reply, out, timer).await;
 }

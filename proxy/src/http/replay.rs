@@ -5,9 +5,11 @@
 //! limit; beyond it the body can be sent only once, and a retry says so instead of sending a
 //! part. Mirrors take the same frames once the body has ended.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use super::downstream::{DownstreamError, RequestBody};
+use super::upload::now;
 use crate::frame::Frame;
 
 /// Whether frames are kept.
@@ -31,12 +33,20 @@ pub struct Replay<'c> {
     /// Whether a frame went by that was not kept.
     is_lost: bool,
     is_ended: bool,
-    received: u64,
+    /// Body bytes that came from the downstream; shared with the log.
+    received: &'c Cell<u64>,
 }
+
+/// What a kept frame counts at least: its own place and that in its buffer, so that a body of
+/// single bytes is no way around the limit. Unit: bytes.
+const LEAST: usize = 128;
+
+/// Frames that [`Replay::discard_ready`] takes at most.
+const DISCARDED: usize = 16;
 
 impl<'c> Replay<'c> {
     /// A body from its source.
-    pub fn new(source: RequestBody<'c>, keep: Keep) -> Self {
+    pub fn new(source: RequestBody<'c>, keep: Keep, received: &'c Cell<u64>) -> Self {
         let is_ended = matches!(source, RequestBody::Empty);
         Self {
             source,
@@ -46,13 +56,13 @@ impl<'c> Replay<'c> {
             cursor: 0,
             is_lost: false,
             is_ended,
-            received: 0,
+            received,
         }
     }
 
     /// Begins to keep; only before the first frame was taken.
     pub fn keep_from_start(&mut self, keep: Keep) {
-        if self.received == 0 && !self.is_lost {
+        if self.received.get() == 0 && !self.is_lost {
             self.keep = keep;
         }
     }
@@ -78,9 +88,22 @@ impl<'c> Replay<'c> {
         self.is_ended
     }
 
-    /// Body bytes that came from the downstream.
-    pub const fn received(&self) -> u64 {
-        self.received
+    /// Whether a repetition would find the body from its beginning, as far as is known.
+    pub fn is_repeatable(&self) -> bool {
+        !self.is_lost && (self.is_ended || self.keep != Keep::Nothing)
+    }
+
+    /// Takes what has arrived of a body that nobody wants any more, so that a request that is
+    /// answered early does not always cost its connection.
+    pub fn discard_ready(&mut self) {
+        self.keep = Keep::Nothing;
+        self.kept.clear();
+        for _ in 0..DISCARDED {
+            match now(self.next()) {
+                Some(Ok(Some(_))) => {}
+                Some(Ok(None) | Err(_)) | None => return,
+            }
+        }
     }
 
     /// All frames, if the body has ended and every one was kept.
@@ -106,7 +129,11 @@ impl<'c> Replay<'c> {
         let frame = self.source.frame().await?;
         match &frame {
             None => self.is_ended = true,
-            Some(frame) => self.on_frame(frame),
+            Some(frame) => {
+                self.on_frame(frame);
+                // Known without waiting for a further frame: the route's clock starts now.
+                self.is_ended = self.source.is_done();
+            }
         }
         Ok(frame)
     }
@@ -117,8 +144,10 @@ impl<'c> Replay<'c> {
             Frame::Trailers(trailers) => trailers.byte_size(),
         };
         if let Frame::Data(data) = frame {
-            self.received = self.received.saturating_add(data.len() as u64);
+            self.received
+                .set(self.received.get().saturating_add(data.len() as u64));
         }
+        let size = size.max(LEAST);
         match self.keep {
             Keep::UpTo(limit) if !self.is_lost && self.kept_bytes + size <= limit => {
                 self.kept_bytes += size;

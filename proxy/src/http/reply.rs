@@ -91,6 +91,12 @@ impl Reply {
         Self::new(status, Flags::STREAM_IDLE, "stream_idle_timeout").with_body("stream timeout")
     }
 
+    /// 408: the request did not come to its end in time (`request_timeout`).
+    pub fn request_timeout() -> Self {
+        let status = StatusCode::REQUEST_TIMEOUT;
+        Self::new(status, Flags::none(), "request_overall_timeout").with_body("request timeout")
+    }
+
     /// 504 `DT`: the stream was older than allowed.
     pub fn max_duration() -> Self {
         let flags = Flags::DURATION_TIMEOUT;
@@ -131,7 +137,15 @@ impl Reply {
                 .insert(HeaderName::CONTENT_TYPE, HeaderValue::from_static(kind));
         }
         if !is_grpc {
-            return (head, Bytes::from(self.body.into_owned()));
+            if self.status != StatusCode::NO_CONTENT {
+                let length = HeaderValue::from_number(self.body.len() as u64);
+                head.headers.insert(HeaderName::CONTENT_LENGTH, length);
+            }
+            let body = match self.body {
+                Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+                Cow::Owned(text) => Bytes::from(text),
+            };
+            return (head, body);
         }
         let status = HeaderValue::from_number(u64::from(grpc_status));
         head.headers.insert(HeaderName::GRPC_STATUS, status);

@@ -17,7 +17,7 @@ use crate::upstream::RetryClass;
 ///
 /// An overflow is never retried, since that would only add to it, and neither is the want of a
 /// host: another look at the same hosts finds none.
-pub fn is_failure_retriable(policy: &RetryPolicy, failure: RetryClass) -> bool {
+pub(super) fn is_failure_retriable(policy: &RetryPolicy, failure: RetryClass) -> bool {
     let any = RetryOn::SERVER_ERROR
         .union(RetryOn::GATEWAY_ERROR)
         .union(RetryOn::RESET);
@@ -34,7 +34,7 @@ pub fn is_failure_retriable(policy: &RetryPolicy, failure: RetryClass) -> bool {
 }
 
 /// Whether a policy has an answered attempt repeated.
-pub fn is_answer_retriable(policy: &RetryPolicy, head: &ResponseHead) -> bool {
+pub(super) fn is_answer_retriable(policy: &RetryPolicy, head: &ResponseHead) -> bool {
     let status = head.status.get();
     let on = policy.on;
     if head.headers.contains(&HeaderName::X_ENVOY_RATELIMITED)
@@ -83,7 +83,7 @@ fn grpc_word(head: &ResponseHead) -> Option<RetryOn> {
 
 /// The wait before retry number `retry` (from 1): full jitter below a doubling ceiling.
 /// Source: `RetryBackOff`; Envoy's ceiling is `base * (2^retry - 1)`.
-pub fn backoff(policy: RetryBackoff, retry: u32, random: u64) -> Duration {
+pub(super) fn backoff(policy: RetryBackoff, retry: u32, random: u64) -> Duration {
     let factor = 1_u32
         .checked_shl(retry)
         .unwrap_or(u32::MAX)

@@ -5,16 +5,19 @@
 //! It waits for heads within the idle bound, answers what cannot be read, and ends when either
 //! side wants it to, when it drains, or when an exchange made a tunnel of it.
 
+use std::future::Future;
+use std::pin::{Pin, pin};
+
 use bytes::BytesMut;
+use remora_http::Version;
 use remora_http::h1::{Asked, BodyDecoder, ParsedRequest, Persistence, Refusal, RequestDecoder};
-use remora_http::{BodyFraming, Method, RequestHead, Version};
 use remora_primitives::Instant;
 
-use super::attempt::Tunnel;
 use super::downstream::{H1Body, H1Responder, Incoming, RequestBody, Responder, codec_limits};
-use super::exchange::{Context, exchange};
+use super::exchange::{Context, Ended, exchange};
 use super::refused;
 use super::timer::Timer;
+use super::tunnel::Tunnel;
 use crate::stream::Stream;
 
 /// A connection on its way through its requests.
@@ -40,7 +43,11 @@ enum NoRequest {
 
 /// Serves a connection whose first bytes were read already. Returns the tunnel it became, with
 /// what the downstream sent behind the request.
-pub async fn serve(cx: &Context, stream: &Stream, first: BytesMut) -> Option<(Tunnel, BytesMut)> {
+pub(super) async fn serve(
+    cx: &Context,
+    stream: &Stream,
+    first: BytesMut,
+) -> Option<(Tunnel, BytesMut)> {
     let now = cx.worker.now();
     let max_age = cx.hcm.timeouts.max_connection;
     let mut served = Served {
@@ -63,8 +70,9 @@ impl Served<'_> {
             .limits
             .max_requests
             .map_or(u64::MAX, std::num::NonZeroU64::get);
+        let mut drain = pin!(self.cx.drain.graceful());
         for number in 1..=most {
-            let request = match self.next_request(number == 1).await {
+            let request = match self.next_request(number == 1, drain.as_mut()).await {
                 Ok(request) => request,
                 Err(NoRequest::Ended) => break,
                 Err(NoRequest::Refused(refusal)) => {
@@ -90,36 +98,41 @@ impl Served<'_> {
 
     /// Whether the connection is to end after the present request.
     fn is_ending(&self) -> bool {
-        self.cx.drain.is_draining() || self.cx.worker.now() >= self.expires
+        let is_too_old = || self.cx.worker.now() >= self.expires;
+        self.cx.drain.is_draining() || self.expires != Instant::FAR_FUTURE && is_too_old()
     }
 
     /// Waits for a head.
-    async fn next_request(&mut self, is_first: bool) -> Result<ParsedRequest, NoRequest> {
+    async fn next_request(
+        &mut self,
+        is_first: bool,
+        mut drain: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<ParsedRequest, NoRequest> {
         let limits = codec_limits(&self.cx.hcm.limits);
         let timeouts = &self.cx.hcm.timeouts;
-        let waiting_since = self.cx.worker.now();
-        let mut head_since = None;
+        let (mut waiting_since, mut head_since) = (None, None);
         loop {
             let parsed = self.decoder.decode_head(&mut self.buf, &limits);
             if let Some(request) = parsed.map_err(NoRequest::Refused)? {
                 return Ok(request);
             }
             let is_within = self.decoder.is_within_head() || !self.buf.is_empty();
-            if is_within && head_since.is_none() {
-                head_since = Some(self.cx.worker.now());
-            }
-            let bound = match head_since {
+            let since = if is_within {
+                &mut head_since
+            } else {
+                &mut waiting_since
+            };
+            let since = *since.get_or_insert_with(|| self.cx.worker.now());
+            let bound = if is_within {
                 // The bytes of a head do not move the bound: a dribbled head is cut all the same.
-                Some(since) => timeouts
-                    .request_head
-                    .or(timeouts.stream_idle)
-                    .map(|bound| since + bound),
-                None => timeouts.idle.map(|idle| waiting_since + idle),
+                timeouts.request_head.or(timeouts.stream_idle)
+            } else {
+                timeouts.idle
             };
             let deadline = bound
-                .unwrap_or(Instant::FAR_FUTURE)
+                .map_or(Instant::FAR_FUTURE, |bound| since + bound)
                 .min(self.age_bound(is_within));
-            let drain = &self.cx.drain;
+            let may_end = !is_within && !is_first;
             tokio::select! {
                 biased;
                 read = self.stream.read_buf(&mut self.buf) => match read {
@@ -127,8 +140,7 @@ impl Served<'_> {
                     Ok(0) | Err(_) => return Err(NoRequest::Ended),
                     Ok(_) => {}
                 },
-                () = drain.graceful(), if !is_within && !is_first => return Err(NoRequest::Ended),
-                () = drain.forced() => return Err(NoRequest::Ended),
+                () = drain.as_mut(), if may_end => return Err(NoRequest::Ended),
                 () = self.timer.until(deadline) => {
                     return Err(if is_within { NoRequest::TimedOut } else { NoRequest::Ended });
                 }
@@ -174,15 +186,12 @@ impl Served<'_> {
             framing,
             upgrade,
         };
-        let forced = self.cx.drain.clone();
-        let tunnel = tokio::select! {
-            biased;
-            tunnel = exchange(self.cx, incoming, &mut out, &mut self.timer) => tunnel,
-            () = forced.forced() => return Next::Close,
-        };
+        let ended = exchange(self.cx, incoming, &mut out, &mut self.timer).await;
+        let Ended { tunnel, spare } = ended;
         if let Some(tunnel) = tunnel {
             return Next::Tunnel(Box::new(tunnel));
         }
+        self.decoder.recycle(spare);
         let Responder::H1(h1) = out else {
             return Next::Close;
         };
@@ -196,14 +205,6 @@ impl Served<'_> {
 
     /// Answers bytes that are no request, and ends the connection.
     async fn refuse(&mut self, refusal: &refused::Refused) {
-        let head = RequestHead {
-            method: Method::Get,
-            scheme: None,
-            authority: bytes::Bytes::new(),
-            path: bytes::Bytes::new(),
-            version: Version::Http11,
-            headers: remora_http::HeaderMap::new(),
-        };
         self.cx.stats.on_protocol_error();
         let h1 = H1Responder::new(
             self.stream,
@@ -213,14 +214,8 @@ impl Served<'_> {
             Persistence::Close,
         );
         let mut out = Responder::H1(h1);
-        let framing = BodyFraming::Empty;
-        let incoming = Incoming {
-            head,
-            framing,
-            upgrade: None,
-            body: RequestBody::Empty,
-        };
-        refused::answer(self.cx, incoming, refusal, &mut out, &mut self.timer).await;
+        let version = Version::Http11;
+        refused::answer(self.cx, version, refusal, &mut out, &mut self.timer).await;
         self.linger(true).await;
     }
 

@@ -5,18 +5,18 @@
 //! connection is ended: when idle, when it drains (GOAWAY, then the streams finish), or by force.
 //! The tasks of the streams belong to the connection and end with it.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
-use remora_http::StatusCode;
+use remora_http::Version;
 use remora_primitives::Instant;
 use tokio::task::JoinSet;
 
 use super::downstream::{H2Responder, Incoming, RequestBody, Responder};
 use super::exchange::{Context, exchange};
-use super::flags::Flags;
-use super::h2_convert;
 use super::timer::Timer;
+use super::{h2_convert, refused};
 use crate::stream::Stream;
 
 /// Streams that a peer may reset before their tasks have begun; beyond it the connection ends
@@ -28,7 +28,7 @@ const MAX_PENDING_RESETS: usize = 20;
 const MAX_LOCAL_RESETS: usize = 100;
 
 /// Serves a connection whose first bytes were read already.
-pub async fn serve(cx: Rc<Context>, stream: Stream, first: BytesMut) {
+pub(super) async fn serve(cx: Rc<Context>, stream: Stream, first: BytesMut) {
     let options = cx.hcm.http2;
     let max_head = u32::try_from(cx.hcm.limits.max_head).unwrap_or(u32::MAX);
     let mut builder = h2::server::Builder::new();
@@ -90,6 +90,8 @@ impl Served {
         let mut accepted = 0_u64;
         let mut idle_since = started;
         let mut is_ending = false;
+        let cx = Rc::clone(&self.cx);
+        let (mut graceful, mut forced) = (pin!(cx.drain.graceful()), pin!(cx.drain.forced()));
         loop {
             let idle_at = match timeouts.idle {
                 Some(idle) if self.tasks.is_empty() => idle_since + idle,
@@ -100,7 +102,6 @@ impl Served {
             } else {
                 idle_at.min(expires)
             };
-            let drain = self.cx.drain.clone();
             tokio::select! {
                 biased;
                 // Finished streams first, so that their tasks hold no memory.
@@ -123,11 +124,11 @@ impl Served {
                     }
                     None => return,
                 },
-                () = drain.graceful(), if !is_ending => {
+                () = graceful.as_mut(), if !is_ending => {
                     is_ending = true;
                     self.connection.graceful_shutdown();
                 }
-                () = drain.forced() => return,
+                () = forced.as_mut() => return,
                 () = self.timer.until(deadline) => {
                     if is_ending {
                         return;
@@ -140,42 +141,43 @@ impl Served {
         }
     }
 
+    /// Gives a request its task.
     fn start(
         &mut self,
         request: http::Request<h2::RecvStream>,
-        mut respond: h2::server::SendResponse<Bytes>,
+        respond: h2::server::SendResponse<Bytes>,
     ) {
+        let cx = Rc::clone(&self.cx);
         let (parts, body) = request.into_parts();
-        match h2_convert::request(parts, body.is_end_stream()) {
-            Ok((head, framing)) => {
-                let cx = Rc::clone(&self.cx);
+        let is_head = parts.method == http::Method::HEAD;
+        let mut out = Responder::H2(H2Responder::new(respond, is_head));
+        let mut timer = Timer::new();
+        let max_fields = cx.hcm.limits.max_fields;
+        let (head, framing) = match h2_convert::request(parts, body.is_end_stream(), max_fields) {
+            Ok(request) => request,
+            Err(error) => {
+                cx.stats.on_protocol_error();
+                tracing::debug!(peer = %cx.connection.peer, %error, "HTTP/2 request refused");
                 self.tasks.spawn_local(async move {
-                    let body = if framing.is_empty() && body.is_end_stream() {
-                        RequestBody::Empty
-                    } else {
-                        RequestBody::H2(body)
-                    };
-                    let incoming = Incoming {
-                        head,
-                        framing,
-                        upgrade: None,
-                        body,
-                    };
-                    let mut out = Responder::H2(H2Responder::new(respond));
-                    let mut timer = Timer::new();
-                    exchange(&cx, incoming, &mut out, &mut timer).await;
+                    let refused = refused::bad_request(error);
+                    refused::answer(&cx, Version::Http2, &refused, &mut out, &mut timer).await;
                 });
+                return;
             }
-            Err(reason) => {
-                self.cx.stats.on_protocol_error();
-                tracing::debug!(peer = %self.cx.connection.peer, %reason, flags = %Flags::DOWNSTREAM_PROTOCOL_ERROR, "HTTP/2 request refused");
-                let status = http::StatusCode::from_u16(StatusCode::BAD_REQUEST.get());
-                let mut response = http::Response::new(());
-                *response.status_mut() = status.unwrap_or_default();
-                if respond.send_response(response, true).is_err() {
-                    respond.send_reset(h2::Reason::PROTOCOL_ERROR);
-                }
-            }
-        }
+        };
+        self.tasks.spawn_local(async move {
+            let body = if framing.is_empty() && body.is_end_stream() {
+                RequestBody::Empty
+            } else {
+                RequestBody::H2(body)
+            };
+            let incoming = Incoming {
+                head,
+                framing,
+                upgrade: None,
+                body,
+            };
+            exchange(&cx, incoming, &mut out, &mut timer).await;
+        });
     }
 }

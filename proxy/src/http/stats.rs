@@ -22,6 +22,7 @@ pub struct HttpStats {
     rq_completed: Counter,
     rq_classes: [Counter; 5],
     rq_time: Histogram,
+    mirror_no_cluster: Counter,
 }
 
 impl HttpStats {
@@ -40,6 +41,7 @@ impl HttpStats {
             rq_completed: scope.counter("downstream_rq_completed"),
             rq_classes: [class(1), class(2), class(3), class(4), class(5)],
             rq_time: scope.histogram("downstream_rq_time"),
+            mirror_no_cluster: scope.counter("mirror_rq_no_cluster"),
         }
     }
 
@@ -52,6 +54,11 @@ impl HttpStats {
     /// A peer broke its protocol.
     pub fn on_protocol_error(&self) {
         self.cx_protocol_error.increment();
+    }
+
+    /// A copy was dropped since its target does not exist, and has no statistics of its own.
+    pub fn on_mirror_without_cluster(&self) {
+        self.mirror_no_cluster.increment();
     }
 
     /// A request begins.

@@ -5,7 +5,9 @@
 //! would cost more than the requests it guards. So the timer stays armed for the earliest
 //! deadline that it was given, and looks at the real one only when it fires.
 
+use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use remora_primitives::Instant;
 use remora_rt::clock;
@@ -25,8 +27,13 @@ impl Timer {
     ///
     /// *Cancel safety*: safe; the timer stays armed and is used again.
     pub async fn until(&mut self, deadline: Instant) {
+        poll_fn(|cx| self.poll_until(cx, deadline)).await;
+    }
+
+    /// Whether `deadline` has come. It may be another one at each call.
+    pub fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         if deadline == Instant::FAR_FUTURE {
-            return std::future::pending().await;
+            return Poll::Pending;
         }
         let wanted = clock::to_tokio(deadline);
         let sleep = self
@@ -36,9 +43,9 @@ impl Timer {
             sleep.as_mut().reset(wanted);
         }
         loop {
-            sleep.as_mut().await;
+            ready!(sleep.as_mut().poll(cx));
             if clock::now() >= deadline {
-                return;
+                return Poll::Ready(());
             }
             sleep.as_mut().reset(wanted);
         }

@@ -6,12 +6,13 @@
 //! meanwhile, within the exchange's bounds.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use remora_rt::clock;
 
+use super::budget::Body;
 use super::deadline::{Bounds, Expired};
 use super::downstream::DownstreamError;
 use super::replay::Replay;
@@ -20,21 +21,58 @@ use crate::upstream::{UpstreamError, Writer};
 
 /// Why an upload ended early.
 #[derive(Debug)]
-pub enum UploadError {
+pub(super) enum UploadError {
     /// The downstream's side failed.
     Downstream(DownstreamError),
     /// The upstream's side failed; an answer may be there all the same.
     Upstream(UpstreamError),
 }
 
-/// Sends a body to its end. `is_lost` follows whether the body can still be sent again.
+/// How far an upload is, for whoever runs beside it.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// Whether the body can no longer be sent again.
+    is_lost: Cell<bool>,
+    /// Whether the downstream has sent all of it.
+    is_received: Cell<bool>,
+    /// Frames that came.
+    frames: Cell<u32>,
+}
+
+impl Progress {
+    /// That of a body.
+    pub(super) fn of(body: &Replay<'_>) -> Self {
+        Self {
+            is_lost: Cell::new(body.is_lost()),
+            is_received: Cell::new(body.is_received()),
+            frames: Cell::new(0),
+        }
+    }
+
+    /// Whether the body can be sent again.
+    pub(super) fn body(&self) -> Body {
+        if self.is_lost.get() {
+            Body::Lost
+        } else {
+            Body::Replayable
+        }
+    }
+
+    fn on_frame(&self, body: &Replay<'_>) {
+        self.is_lost.set(body.is_lost());
+        self.is_received.set(body.is_received());
+        self.frames.set(self.frames.get().wrapping_add(1));
+    }
+}
+
+/// Sends a body to its end. `progress` follows how far it is.
 ///
 /// # Errors
 /// If either side fails.
-pub async fn upload(
+pub(super) async fn upload(
     body: &mut Replay<'_>,
     writer: &mut Writer<'_>,
-    is_lost: &Cell<bool>,
+    progress: &Progress,
 ) -> Result<(), UploadError> {
     loop {
         let frame = match now(body.next()) {
@@ -44,7 +82,7 @@ pub async fn upload(
                 body.next().await
             }
         };
-        is_lost.set(body.is_lost());
+        progress.on_frame(body);
         let sent = match frame.map_err(UploadError::Downstream)? {
             Some(Frame::Data(data)) => writer.data(data).await,
             Some(Frame::Trailers(trailers)) => {
@@ -60,7 +98,7 @@ pub async fn upload(
 }
 
 /// What a cancel-safe operation gives at once, if it does.
-pub fn now<T>(operation: impl Future<Output = T>) -> Option<T> {
+pub(super) fn now<T>(operation: impl Future<Output = T>) -> Option<T> {
     let mut operation = pin!(operation);
     match operation
         .as_mut()
@@ -73,8 +111,11 @@ pub fn now<T>(operation: impl Future<Output = T>) -> Option<T> {
 
 /// An upload under way.
 #[derive(Debug)]
-pub struct Upload<'u, F> {
+pub(super) struct Upload<'u, F> {
     future: Pin<&'u mut F>,
+    progress: &'u Progress,
+    /// Frames that were there at the last look.
+    seen: u32,
     state: State,
 }
 
@@ -88,7 +129,7 @@ enum State {
 
 /// Why an operation beside an upload did not come to its end.
 #[derive(Debug)]
-pub enum Interrupted {
+pub(super) enum Interrupted {
     /// A bound was met.
     Expired(Expired),
     /// The downstream's half of the request failed.
@@ -97,20 +138,22 @@ pub enum Interrupted {
 
 impl<'u, F: Future<Output = Result<(), UploadError>>> Upload<'u, F> {
     /// An upload that has not been polled yet.
-    pub const fn new(future: Pin<&'u mut F>) -> Self {
+    pub(super) const fn new(future: Pin<&'u mut F>, progress: &'u Progress) -> Self {
         Self {
             future,
+            progress,
+            seen: 0,
             state: State::Running,
         }
     }
 
     /// Whether all of the request was sent.
-    pub const fn is_complete(&self) -> bool {
+    pub(super) const fn is_complete(&self) -> bool {
         matches!(self.state, State::Complete)
     }
 
     /// Why the upstream does not take the rest, if it does not.
-    pub fn broken(&mut self) -> Option<UpstreamError> {
+    pub(super) fn broken(&mut self) -> Option<UpstreamError> {
         match std::mem::replace(&mut self.state, State::Complete) {
             State::Broken(error) => {
                 self.state = State::Broken(error.clone());
@@ -123,35 +166,63 @@ impl<'u, F: Future<Output = Result<(), UploadError>>> Upload<'u, F> {
         }
     }
 
-    /// Runs an operation to its end.
+    /// Runs an operation to its end. Whatever moves meanwhile ends a silence.
     ///
     /// # Errors
     /// If a bound is met first, or the downstream's half fails.
-    pub async fn beside<T>(
+    pub(super) async fn beside<T>(
         &mut self,
         bounds: &mut Bounds<'_>,
         operation: impl Future<Output = T>,
     ) -> Result<T, Interrupted> {
         let mut operation = pin!(operation);
-        loop {
-            let is_running = matches!(self.state, State::Running);
-            tokio::select! {
-                // The upload first: nothing is answered that was not sent.
-                biased;
-                ended = self.future.as_mut(), if is_running => match ended {
-                    Ok(()) => {
-                        self.state = State::Complete;
-                        bounds.deadlines.on_request_complete(clock::now());
-                    }
-                    Err(UploadError::Upstream(error)) => self.state = State::Broken(error),
-                    Err(UploadError::Downstream(error)) => {
-                        self.state = State::Complete;
-                        return Err(Interrupted::Downstream(error));
-                    }
-                },
-                done = operation.as_mut() => return Ok(done),
-                why = bounds.expired() => return Err(Interrupted::Expired(why)),
+        let mut has_waited = false;
+        poll_fn(|cx| {
+            // The upload first: nothing is answered that was not sent.
+            if let Err(interrupted) = self.poll_upload(cx, bounds) {
+                return Poll::Ready(Err(interrupted));
+            }
+            if let Poll::Ready(done) = operation.as_mut().poll(cx) {
+                if has_waited {
+                    bounds.deadlines.on_activity(clock::now());
+                }
+                return Poll::Ready(Ok(done));
+            }
+            has_waited = true;
+            bounds
+                .poll_expired(cx)
+                .map(|why| Err(Interrupted::Expired(why)))
+        })
+        .await
+    }
+
+    fn poll_upload(
+        &mut self,
+        cx: &mut Context<'_>,
+        bounds: &mut Bounds<'_>,
+    ) -> Result<(), Interrupted> {
+        if !matches!(self.state, State::Running) {
+            return Ok(());
+        }
+        let ended = self.future.as_mut().poll(cx);
+        let seen = self.progress.frames.get();
+        if seen != self.seen && !bounds.deadlines.is_request_complete() {
+            let now = clock::now();
+            bounds.deadlines.on_activity(now);
+            if self.progress.is_received.get() {
+                bounds.deadlines.on_request_complete(now);
             }
         }
+        self.seen = seen;
+        match ended {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) => self.state = State::Complete,
+            Poll::Ready(Err(UploadError::Upstream(error))) => self.state = State::Broken(error),
+            Poll::Ready(Err(UploadError::Downstream(error))) => {
+                self.state = State::Complete;
+                return Err(Interrupted::Downstream(error));
+            }
+        }
+        Ok(())
     }
 }

@@ -289,6 +289,17 @@ impl Lease {
         }
     }
 
+    /// Ends the exchange without giving an HTTP/1 connection back: after an upgrade that was asked
+    /// for and not granted, nobody can be sure what the upstream expects next.
+    pub fn close(self) {
+        match self {
+            Self::H1(lease) => lease.close(),
+            Self::H2(lease) => {
+                lease.finish();
+            }
+        }
+    }
+
     /// After [`ResponseEvent::Upgraded`]: the stream itself, and the bytes that came behind the
     /// head. `None` over HTTP/2, where a tunnel's bytes are frames of the exchange.
     #[must_use]

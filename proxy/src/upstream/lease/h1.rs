@@ -172,6 +172,11 @@ impl H1Lease {
         may_stay
     }
 
+    pub(super) fn close(self) {
+        self.in_use.on_end();
+        self.connection.kept.guard.set_busy(false);
+    }
+
     pub(super) fn into_tunnel(self) -> (Tunnelled, BytesMut) {
         let Self {
             connection, in_use, ..
