@@ -28,6 +28,8 @@ pub(crate) struct Stage {
     pub(crate) mesh: Mesh,
     stop: Stop,
     pace: f64,
+    /// The file of `steps/` that is in force.
+    routing: String,
 }
 
 /// A change of configuration is in force within this time.
@@ -38,7 +40,8 @@ const QUIET: Duration = Duration::from_millis(300);
 impl Stage {
     /// Raises the shop; `pace` stretches (above 1) or shortens the time given to each phase.
     pub(crate) fn raise(lab: &Lab, stop: &Stop, pace: f64) -> anyhow::Result<Self> {
-        let mesh = Mesh::up(lab, &MeshOptions::default())?;
+        let options = MeshOptions::default();
+        let mesh = Mesh::up(lab, &options)?;
         let load = Arc::new(Load::start(mesh.host(topology::PHP)?)?);
         let probe = Probe::new(&mesh)?;
         Ok(Self {
@@ -48,7 +51,19 @@ impl Stage {
             mesh,
             stop: stop.clone(),
             pace,
+            routing: options.routing,
         })
+    }
+
+    /// Makes all well again: nobody asks, everything runs, the routing is what it was at first.
+    pub(crate) fn restore(&mut self) -> anyhow::Result<()> {
+        self.load.pause()?;
+        self.mesh.heal()?;
+        let first = MeshOptions::default().routing;
+        if self.routing != first {
+            self.route(&first)?;
+        }
+        Ok(())
     }
 
     /// Lets traffic flow for so many seconds and returns the calls of that time.
@@ -75,11 +90,12 @@ impl Stage {
 
     /// Puts a file of `steps/` in force by replacing the watched file. Returns how long it took from
     /// the edit until the page's proxy worked by it.
-    pub(crate) fn route(&self, step: &str) -> anyhow::Result<Duration> {
+    pub(crate) fn route(&mut self, step: &str) -> anyhow::Result<Duration> {
         self.screen.phase(&format!("routing.yaml becomes {step}"));
         let before = self.generation(topology::PHP)?;
         let edited = Instant::now();
         self.mesh.set_step(step)?;
+        step.clone_into(&mut self.routing);
         let mut last = (before, Duration::ZERO);
         while last.0 == before || edited.elapsed() < last.1 + QUIET {
             let now = self.generation(topology::PHP)?;

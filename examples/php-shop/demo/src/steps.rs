@@ -57,8 +57,7 @@ pub(crate) fn play(stage: &mut Stage, only: &[usize]) -> anyhow::Result<Vec<Chec
             checks.fail(error);
         }
         stage.screen.end();
-        stage.load.pause()?;
-        if let Err(error) = stage.mesh.heal() {
+        if let Err(error) = stage.restore() {
             checks.fail(&error.context("make all well again"));
         }
         checks.end(began.elapsed());

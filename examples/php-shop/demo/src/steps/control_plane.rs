@@ -91,9 +91,7 @@ pub(super) fn play(stage: &mut Stage, checks: &mut Checks) -> anyhow::Result<()>
         &stage.load.since(began),
     );
 
-    let in_force = stage
-        .route("03-canary-50-50")
-        .and_then(|_| stage.route("01-all-to-v1"))?;
+    let in_force = stage.route("03-canary-50-50")?;
     checks.add(
         "edits are followed again",
         "yes",
