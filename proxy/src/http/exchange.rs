@@ -9,6 +9,7 @@
 //! Invariant: whatever is acquired on the way (permits, leases, counts) is a guard, so that an
 //! exchange that is dropped half-way gives everything back.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -73,7 +74,7 @@ pub enum Stop {
     /// The downstream's body breaks its protocol.
     Refused(DownstreamError),
     /// The answer had begun and cannot be completed.
-    Broken(Flags, &'static str),
+    Broken(Flags, Cow<'static, str>),
 }
 
 impl From<Reply> for Stop {
@@ -87,7 +88,8 @@ impl From<DownstreamError> for Stop {
         match error {
             DownstreamError::Refused(_) => Self::Refused(error),
             DownstreamError::Unwritable => {
-                Self::Broken(Flags::UPSTREAM_PROTOCOL_ERROR, "upstream_protocol_error")
+                let flags = Flags::UPSTREAM_PROTOCOL_ERROR;
+                Reply::new(StatusCode::BAD_GATEWAY, flags, "upstream_protocol_error").into()
             }
             DownstreamError::Gone | DownstreamError::H2(_) => Self::Gone,
         }
@@ -127,8 +129,8 @@ pub struct Ended {
 ///
 /// *Cancel safety*: dropping it gives back everything it holds, counts and logs the request; the
 /// response may be cut.
-pub async fn exchange<'c>(
-    cx: &'c Context,
+pub async fn exchange(
+    cx: &Context,
     incoming: Incoming<'_>,
     out: &mut Responder<'_>,
     timer: &mut Timer,
@@ -145,7 +147,7 @@ pub async fn exchange<'c>(
         Ok(Some(switched)) => Some(Tunnel {
             limits: bounds.tunnel_limits(cx.worker.now()),
             switched,
-            log: exchange.to_pending(),
+            log: exchange.pend(),
         }),
         Ok(None) => None,
         Err(stop) => {
@@ -352,7 +354,7 @@ impl<'c> Exchange<'c> {
                 },
             );
         }
-        headers::on_response(head, &self.cx.hcm.headers, crate::wall::http_date());
+        headers::on_response(head, &self.cx.hcm.headers, crate::wall::http_date);
         if self.cx.hcm.headers.request_id_in_response
             && let Some(id) = self.head.headers.get(&HeaderName::X_REQUEST_ID)
             && let Ok(id) = HeaderValue::from_bytes(id.clone())
@@ -412,7 +414,12 @@ impl<'c> Exchange<'c> {
         self.stopped(flags, "downstream_remote_disconnect", out);
     }
 
-    fn stopped(&mut self, flags: Flags, details: &'static str, out: &mut Responder<'_>) {
+    fn stopped(
+        &mut self,
+        flags: Flags,
+        details: impl Into<Cow<'static, str>>,
+        out: &mut Responder<'_>,
+    ) {
         self.summary.flags = self.summary.flags.union(flags);
         self.summary.details = Some(details.into());
         out.abort();
@@ -492,7 +499,7 @@ impl<'c> Exchange<'c> {
     }
 
     /// What a tunnel logs when it ends; the exchange itself no longer does.
-    fn to_pending(&mut self) -> PendingLog {
+    fn pend(&mut self) -> PendingLog {
         self.is_over = true;
         PendingLog {
             head: self.head.clone(),

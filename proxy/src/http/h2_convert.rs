@@ -208,7 +208,9 @@ pub(super) async fn send_data(
             room => room,
         };
         let piece = data.split_to(ready.min(data.len()));
-        stream.send_data(piece, false)?;
+        if !piece.is_empty() {
+            stream.send_data(piece, false)?;
+        }
     }
     Ok(())
 }

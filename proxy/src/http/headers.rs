@@ -251,7 +251,11 @@ pub(super) fn set_attempt_count(headers: &mut HeaderMap, attempt: u32) {
 }
 
 /// Edits a response before it goes down. `is_local` tells the proxy's own answers.
-pub(super) fn on_response(head: &mut ResponseHead, policy: &HeaderPolicy, date: HeaderValue) {
+pub(super) fn on_response(
+    head: &mut ResponseHead,
+    policy: &HeaderPolicy,
+    date: impl FnOnce() -> HeaderValue,
+) {
     strip_hop_by_hop(&mut head.headers);
     let headers = &mut head.headers;
     let has_server = headers.contains(&HeaderName::SERVER);
@@ -264,7 +268,7 @@ pub(super) fn on_response(head: &mut ResponseHead, policy: &HeaderPolicy, date: 
         headers.insert(HeaderName::SERVER, name);
     }
     if !headers.contains(&HeaderName::DATE) {
-        headers.insert(HeaderName::DATE, date);
+        headers.insert(HeaderName::DATE, date());
     }
 }
 

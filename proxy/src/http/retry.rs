@@ -192,7 +192,11 @@ mod tests {
         for (retry, ceiling) in [(1, 25), (2, 75), (3, 175), (4, 250), (40, 250)] {
             let ceiling = Duration::from_millis(ceiling);
             assert!(most(retry) < ceiling, "{retry}");
-            let near = backoff(RetryBackoff::DEFAULT, retry, ceiling.as_nanos() as u64 - 1);
+            let near = backoff(
+                RetryBackoff::DEFAULT,
+                retry,
+                u64::try_from(ceiling.as_nanos()).expect("short") - 1,
+            );
             assert_eq!(near, ceiling - Duration::from_nanos(1));
         }
     }

@@ -424,7 +424,7 @@ impl Upstream {
                 let Ok((stream, _)) = socket.accept().await else {
                     return;
                 };
-                let script = scripts.get(number).or(scripts.last());
+                let script = scripts.get(number).or_else(|| scripts.last());
                 let place = ears.borrow().len();
                 ears.borrow_mut().push(String::new());
                 let ears = Rc::clone(&ears);

@@ -28,6 +28,10 @@ pub(super) enum UploadError {
     Upstream(UpstreamError),
 }
 
+/// Frames that a body moves before others get their turn: between two fast peers it would never
+/// have to wait.
+pub(super) const TURNS: u32 = 32;
+
 /// How far an upload is, for whoever runs beside it.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -74,7 +78,12 @@ pub(super) async fn upload(
     writer: &mut Writer<'_>,
     progress: &Progress,
 ) -> Result<(), UploadError> {
+    let mut turns = 0_u32;
     loop {
+        turns = turns.wrapping_add(1);
+        if turns.is_multiple_of(TURNS) {
+            tokio::task::yield_now().await;
+        }
         let frame = match now(body.next()) {
             Some(frame) => frame,
             None => {

@@ -21,8 +21,8 @@ use crate::http::exchange::Stop;
 use crate::http::flags::Flags;
 use crate::http::headers;
 use crate::http::tunnel::Switched;
-use crate::http::upload::{Interrupted, Upload, UploadError, now};
-use crate::upstream::{Failure, Lease, Reader, UpstreamError};
+use crate::http::upload::{Interrupted, TURNS, Upload, UploadError, now};
+use crate::upstream::{Lease, Reader, UpstreamError};
 
 impl Attempts<'_, '_, '_> {
     /// A host has answered.
@@ -111,7 +111,14 @@ impl Attempts<'_, '_, '_> {
         F: Future<Output = Result<(), UploadError>>,
     {
         let mut trailers = None;
+        let mut turns = 0_u32;
         while !framing.is_empty() {
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS) {
+                let others = tokio::task::yield_now();
+                let waited = upload.beside(self.bounds, others).await;
+                waited.map_err(|why| self.broken(why))?;
+            }
             let frame = match now(reader.frame()) {
                 Some(frame) => frame,
                 None => {
@@ -152,12 +159,7 @@ impl Attempts<'_, '_, '_> {
         if let Some(outcome) = error.outcome() {
             self.report(outcome);
         }
-        let flags = match error.kind {
-            // A body shorter than announced is the upstream's protocol error, as in Envoy.
-            Failure::Terminated(_) => Flags::UPSTREAM_PROTOCOL_ERROR,
-            _ => error.flag(),
-        };
-        Stop::Broken(flags, "upstream_reset_after_response_started{remote_reset}")
+        Stop::Broken(error.flag(), error.details(true))
     }
 
     /// Turns both connections into a tunnel.
@@ -196,7 +198,7 @@ impl Attempts<'_, '_, '_> {
             }
             _ => Err(Stop::Broken(
                 Flags::UPSTREAM_PROTOCOL_ERROR,
-                "upstream_protocol_error",
+                "upstream_protocol_error".into(),
             )),
         }
     }
@@ -218,7 +220,7 @@ impl Attempts<'_, '_, '_> {
                 (Flags::UPSTREAM_TIMEOUT, "response_timeout")
             }
         };
-        Stop::Broken(flags, details)
+        Stop::Broken(flags, details.into())
     }
 }
 

@@ -134,7 +134,7 @@ fn the_server_field_follows_the_policy() {
             server_header: transformation,
             ..policy()
         };
-        on_response(&mut head, &policy_, date());
+        on_response(&mut head, &policy_, date);
         let server = head.headers.get(&HeaderName::SERVER).map(|value| &**value);
         assert_eq!(server, Some(expected.as_bytes()));
         assert!(head.headers.contains(&HeaderName::DATE));
