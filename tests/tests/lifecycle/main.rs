@@ -2,18 +2,20 @@
 //! The life of `remora-proxy`: start, first configuration, its local ports, drain, end. Real
 //! processes in namespaces, started by flags as a sidecar is.
 
-use std::io::{Read as _, Write as _};
+mod admin;
+mod refusals;
+
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
-use remora_testkit::client::{self, Connection, Request, Response};
-use remora_testkit::lab::{self, Host};
-use remora_testkit::process::{Process, Signal, Spec, User};
+use anyhow::ensure;
+use remora_testkit::client::{Connection, Request, Response};
+use remora_testkit::lab;
+use remora_testkit::process::{Signal, User};
 use remora_testkit::upstream::HttpUpstream;
 use remora_testkit::upstream::http::Reply;
-use remora_testkit::{bins, wait};
-use remora_tests::sidecar::{ADMIN, APP_PORT, READINESS, Scene, last_good};
+use remora_testkit::wait;
+use remora_tests::sidecar::{APP_PORT, READINESS, Scene, last_good};
 
 /// The promise is 50 ms; code that is not optimised gets more.
 const MAX_START: Duration = Duration::from_millis(if cfg!(debug_assertions) { 250 } else { 50 });
@@ -369,337 +371,35 @@ fn drain_listeners_sends_callers_away_one_direction_at_a_time() {
 }
 
 #[test]
-fn the_admin_shows_what_is_configured() {
+fn rotated_access_logs_are_followed_at_a_signal_and_a_hang_up_means_nothing() {
     lab::test(|lab| {
         let scene = Scene::set_up(lab)?;
         let app = scene.serve(&scene.app, "10.77.0.10:8080", Reply::Echo)?;
         scene.redirect()?;
-        let _control_plane = scene.start_control_plane(&[])?;
-        let mut proxy = scene.start_proxy(&[])?;
+        let _control_plane = scene.start_control_plane(&["--access-log", "stdout"])?;
+        let log = lab.make_folder("access", User::PROXY)?.join("access.log");
+        let mut proxy = scene.start_proxy(&["--access-log", &log.to_string_lossy()])?;
         scene.until_ready(&mut proxy)?;
-        assert_eq!(scene.get(&scene.peer, app.address(), "app")?.status, 200);
-
-        let dump: serde_json::Value = json(&scene.admin("/config_dump?include_eds")?)?;
-        let configs = dump["configs"].as_array().context("configs")?;
-        let find = |kind: &str| {
-            let is_it = |part: &&serde_json::Value| {
-                part["@type"]
-                    .as_str()
-                    .is_some_and(|url| url.ends_with(kind))
-            };
-            configs
-                .iter()
-                .find(is_it)
-                .with_context(|| format!("no {kind}"))
+        let request = |target: &str| -> anyhow::Result<()> {
+            send_inbound(&scene, target)?
+                .read_response("GET")
+                .map(drop)?;
+            wait::until("its line", LIMIT, || {
+                let text = std::fs::read_to_string(&log)?;
+                ensure!(text.contains(target), "{text}");
+                Ok(())
+            })
         };
-        let listeners = find(".ListenersConfigDump")?.to_string();
-        assert!(listeners.contains("\"virtualOutbound\""), "{listeners}");
-        assert!(!listeners.contains("warming_state"), "{listeners}");
-        let clusters = find(".ClustersConfigDump")?;
-        let own = "outbound|80||app.shop.svc.cluster.local";
-        let active = clusters["dynamic_active_clusters"]
-            .as_array()
-            .context("active")?;
-        let found = active
-            .iter()
-            .find(|one| one["cluster"]["name"] == own)
-            .context(own)?;
-        assert!(
-            found["version_info"]
-                .as_str()
-                .is_some_and(|v| !v.is_empty()),
-            "{found}"
-        );
-        assert!(
-            find(".EndpointsConfigDump")?
-                .to_string()
-                .contains("10.77.0.10")
-        );
-        assert!(
-            !dump.to_string().contains("error_state"),
-            "nothing was refused"
-        );
-        assert!(
-            find(".BootstrapConfigDump")?
-                .to_string()
-                .contains("app.shop")
-        );
-        assert_eq!(scene.admin("/config_dump?mask=x")?.status, 400);
-
-        let lines = scene.admin("/clusters")?.text();
-        assert!(
-            lines.contains(&format!("{own}::10.77.0.10:8080::health_flags::healthy")),
-            "{lines}"
-        );
-        let lines = scene.admin("/listeners")?.text();
-        assert!(lines.contains("virtualInbound::0.0.0.0:15006"), "{lines}");
-        assert!(lines.contains("virtualOutbound::0.0.0.0:15001"), "{lines}");
-        let found = json(&scene.admin("/server_info")?)?;
-        assert_eq!(found["state"], "LIVE");
-        assert_eq!(found["control_plane"]["state"], "CONNECTED");
-        assert_eq!(
-            found["node"]["id"],
-            "sidecar~10.77.0.10~app.shop~shop.svc.cluster.local"
-        );
-        Ok(())
-    });
-}
-
-fn json(answer: &Response) -> anyhow::Result<serde_json::Value> {
-    ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
-    Ok(serde_json::from_slice(&answer.body)?)
-}
-
-#[test]
-fn numbers_are_told_filtered_and_to_prometheus_from_outside() {
-    lab::test(|lab| {
-        let scene = Scene::set_up(lab)?;
-        let _proxy = scene.start_proxy(&[])?;
-        let all = scene.admin("/stats")?.text();
-        let some = scene.admin("/stats?filter=^server.live$")?.text();
-        assert_eq!(some, "server.live: 0\n");
-        assert!(
-            all.contains("server.live: 0\n") && all.len() > 10 * some.len(),
-            "{all}"
-        );
-        let answer = json(&scene.admin("/stats?format=json&filter=server.live")?)?;
-        assert_eq!(answer["stats"][0]["name"], "server.live");
-
-        // The kubelet and Prometheus come from elsewhere.
-        for (port, target) in [(15090, "/stats/prometheus"), (15090, "/metrics")] {
-            let at = (scene.app.v4(), port).into();
-            let answer = scene.peer.enter(|| client::get(at, "app", target))??;
-            assert_eq!(answer.status, 200);
-            let text = answer.text();
-            assert!(text.contains("# TYPE envoy_server_live gauge\n"), "{text}");
-        }
-        let at = (scene.app.v4(), READINESS).into();
-        let answer = scene
-            .peer
-            .enter(|| client::get(at, "app", "/healthz/ready"))??;
-        assert_eq!(answer.status, 503);
-        Ok(())
-    });
-}
-
-#[test]
-fn log_levels_change_while_it_runs() {
-    lab::test(|lab| {
-        let scene = Scene::set_up(lab)?;
-        let proxy = scene.start_proxy(&[])?;
-        let levels = scene.post("/logging")?.text();
-        assert!(levels.contains("default: info"), "{levels}");
-        let levels = scene
-            .post("/logging?level=debug&paths=remora_proxy::dns:trace")?
-            .text();
-        assert!(levels.contains("default: debug"), "{levels}");
-        assert!(levels.contains("remora_proxy::dns: trace"), "{levels}");
-        let is_heard = || proxy.log().contains("DEBUG");
-        wait::until_true("words at that level", LIMIT, || {
-            let _ = scene.admin("/ready");
-            is_heard()
-        })?;
-        assert_eq!(scene.post("/logging?level=shouting")?.status, 400);
-        Ok(())
-    });
-}
-
-#[test]
-fn the_admin_is_reached_from_nowhere_else_and_own_ports_are_no_loop() {
-    lab::test(|lab| {
-        let scene = Scene::set_up(lab)?;
-        let mut proxy = scene.start_proxy(&[])?;
-        let reach = |host: &Host, port| {
-            let at = SocketAddr::from((scene.app.v4(), port));
-            host.enter(|| client::send(at, &Request::get("localhost", "/ready"), LIMIT))
-        };
-        assert!(reach(&scene.peer, ADMIN)?.is_err(), "directly");
-        assert!(
-            reach(&scene.app, ADMIN)?.is_err(),
-            "by the host's own address"
-        );
-        scene.redirect()?;
-        // Redirected, they come to the proxy, which must not carry them to itself.
-        for port in [ADMIN, 15001, 15006, 15053] {
-            assert!(
-                reach(&scene.peer, port)?.is_err(),
-                "{port} through the redirection"
-            );
-        }
-        let before = scene.stat("server.total_connections")?;
-        assert!(before < 4, "{before} connections are open");
+        request("/before")?;
+        let rotated = log.with_extension("1");
+        std::fs::rename(&log, &rotated)?;
+        proxy.signal(Signal::HUP)?;
+        proxy.signal(Signal::USR1)?;
+        request("/after")?;
+        let old = std::fs::read_to_string(&rotated)?;
+        assert!(old.contains("/before") && !old.contains("/after"), "{old}");
+        assert_eq!(app.recorded().len(), 2);
         assert!(proxy.is_running());
-        // A page of another site, by a browser on this machine.
-        let rebound = Request::get("evil.example", "/quitquitquit").with_body("POST", "");
-        assert_eq!(scene.ask_admin(&rebound)?.status, 403);
-        assert!(proxy.is_running());
-        Ok(())
-    });
-}
-
-#[test]
-fn a_client_that_says_nothing_holds_nobody_up() {
-    lab::test(|lab| {
-        let scene = Scene::set_up(lab)?;
-        let _proxy = scene.start_proxy(&[])?;
-        // More than the admin serves at once would hold it; these are fewer, and half-said.
-        let _silent: Vec<_> = scene.app.enter(|| {
-            let open = |_| {
-                let mut stream = TcpStream::connect(local(ADMIN))?;
-                stream.write_all(b"GET /stats HTT")?;
-                Ok(stream)
-            };
-            (0..20).map(open).collect::<anyhow::Result<Vec<_>>>()
-        })??;
-        let began = Instant::now();
-        assert_eq!(scene.admin("/stats")?.status, 200);
-        assert!(
-            began.elapsed() < Duration::from_secs(2),
-            "{:?}",
-            began.elapsed()
-        );
-        // Garbage is answered or closed, never ignored for good.
-        let mut garbage = scene.app.enter(|| -> anyhow::Result<_> {
-            let mut stream = TcpStream::connect(local(ADMIN))?;
-            stream.set_read_timeout(Some(LIMIT))?;
-            stream.write_all(b"\x16\x03\x01\x00\x00garbage\r\n\r\n")?;
-            Ok(stream)
-        })??;
-        let mut answer = Vec::new();
-        garbage.read_to_end(&mut answer)?;
-        Ok(())
-    });
-}
-
-/// Runs the proxy to its end and returns what it said.
-fn refusal(scene: &Scene, arguments: &[&str]) -> anyhow::Result<String> {
-    let spec = Spec::new("refused", bins::find("remora-proxy")?)
-        .user(User::PROXY)
-        .args(arguments);
-    let mut process: Process = scene.app.spawn(&spec)?;
-    let status = process.wait(LIMIT)?;
-    ensure!(!status.success(), "{arguments:?} is taken");
-    // One log serves all of them: what was said last is this one's.
-    let log = process.log();
-    std::fs::write(process.log_path(), "")?;
-    ensure!(!log.contains("panicked"), "{arguments:?}: {log}");
-    Ok(log)
-}
-
-#[test]
-fn flags_that_make_no_sense_are_refused_with_the_reason() {
-    lab::test(|lab| {
-        let scene = Scene::set_up(lab)?;
-        let cases: [(&[&str], &str); 11] = [
-            (
-                &["run", "--grace", "5x"],
-                "expected a number with ms, s, m or h",
-            ),
-            (&["run", "--workers", "0"], "--workers"),
-            (&["run", "--label", "app"], "expected KEY=VALUE"),
-            (&["run", "--ip", "10.0.0"], "--ip"),
-            (&["run", "--admin-port", "65536"], "--admin-port"),
-            (
-                &["run", "--until-configured", "maybe"],
-                "pass-through, refuse",
-            ),
-            (&["run", "--no-such-flag"], "--no-such-flag"),
-            (&["run", "--log-level", "shouting"], "shouting"),
-            (&["run", "--control-plane", "no port"], "no port"),
-            (&["run", "--bootstrap", "/nowhere.yaml"], "/nowhere.yaml"),
-            (
-                &["run", "-c", "x", "--namespace", "y"],
-                "cannot be used with",
-            ),
-        ];
-        for (arguments, expected) in cases {
-            let said = refusal(&scene, arguments)?;
-            assert!(
-                said.contains(expected),
-                "{arguments:?} gets `{said}`, expected `{expected}`"
-            );
-        }
-        // A port that is taken is named.
-        let _taken = scene.serve(&scene.app, "0.0.0.0:15021", Reply::Close)?;
-        let said = refusal(&scene, &["run", "--control-plane", "10.77.0.2:15010"])?;
-        assert!(
-            said.contains("readiness port") && said.contains("15021"),
-            "{said}"
-        );
-        Ok(())
-    });
-}
-
-#[test]
-fn bootstraps_with_faults_are_refused_with_file_and_field() {
-    lab::test(|lab| {
-        let scene = Scene::set_up(lab)?;
-        let path = lab.folder().join("bootstrap.yaml");
-        let file = path.to_string_lossy().into_owned();
-        let port = "address: {socket_address: {address: 127.0.0.1, port_value: PORT}}";
-        let cases: [(String, &str); 5] = [
-            ("node: [".to_owned(), "line"),
-            (
-                "node: {id: a}\nno_such_field: 1".to_owned(),
-                "no_such_field",
-            ),
-            (
-                format!(
-                    "static_resources: {{listeners: [{{name: l, {}}}]}}",
-                    port.replace("PORT", "x")
-                ),
-                "static_resources.listeners[0].address.socket_address.port_value",
-            ),
-            (
-                "static_resources: {clusters: [{name: c, type: STATIC, lb_policy: NO_SUCH}]}"
-                    .to_owned(),
-                "static_resources.clusters[0].lb_policy",
-            ),
-            (
-                "dynamic_resources: {ads_config: {api_type: GRPC, transport_api_version: V3, \
-                 grpc_services: [{envoy_grpc: {cluster_name: missing}}]}}"
-                    .to_owned(),
-                "missing",
-            ),
-        ];
-        for (text, expected) in cases {
-            std::fs::write(&path, &text)?;
-            let said = refusal(&scene, &["run", "--bootstrap", &file])?;
-            assert!(said.contains(&file), "which file? {said}");
-            assert!(
-                said.contains(expected),
-                "{text}\ngets `{said}`, expected `{expected}`"
-            );
-        }
-        Ok(())
-    });
-}
-
-#[test]
-fn a_state_folder_that_cannot_be_written_is_told_and_nothing_else() {
-    lab::test(|lab| {
-        let scene = Scene::set_up(lab)?;
-        let _control_plane = scene.start_control_plane(&[])?;
-        // clap takes the last of a flag that is given twice only if told so; so all is said anew.
-        let control_plane = format!("{}:15010", scene.cp.v4());
-        let spec = Spec::new("proxy", bins::find("remora-proxy")?)
-            .user(User::PROXY)
-            .args(["run", "--control-plane", &control_plane])
-            .args(["--name", "app", "--namespace", "shop", "--ip", "10.77.0.10"])
-            .args(["--state-dir", "/proc/nowhere"]);
-        let mut proxy = scene.app.spawn(&spec)?;
-        scene.until_ready(&mut proxy)?;
-        assert!(
-            proxy
-                .log()
-                .contains("the state directory cannot be written to"),
-            "{}",
-            proxy.log()
-        );
-        wait::until("the failure to be counted", LIMIT, || {
-            ensure!(scene.stat("remora.last_good.failed")? > 0, "not yet");
-            Ok(())
-        })?;
         Ok(())
     });
 }

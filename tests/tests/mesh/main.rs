@@ -2,13 +2,12 @@
 //! The whole thing: the PHP shop in a lab, a control plane that watches its folder, a sidecar with
 //! real redirection beside every program. Nothing in here looks at how it is made.
 
+mod visitors;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -21,6 +20,8 @@ use remora_testkit::upstream::http::Reply;
 use remora_testkit::wait;
 use remora_tests::sidecar::{Scene, last_good};
 use serde_json::Value;
+
+use visitors::Load;
 
 /// From an edit to its effect; generous, for a busy machine.
 const CHANGE: Duration = Duration::from_secs(10);
@@ -97,89 +98,6 @@ fn resolve(host: &Host, name: &str) -> anyhow::Result<Ipv4Addr> {
     let found = host.run_words(&format!("getent ahostsv4 {name}"))?;
     let first = found.split_whitespace().next().context("no address")?;
     first.parse().with_context(|| format!("`{first}`"))
-}
-
-/// Visitors of the page, without a pause, on threads of their own.
-struct Load {
-    stop: Arc<AtomicBool>,
-    pages: Arc<Mutex<Vec<Result<Page, String>>>>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(mesh: &Mesh, query: &str, visitors: usize) -> anyhow::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let pages: Arc<Mutex<Vec<Result<Page, String>>>> = Arc::default();
-        let mut threads = Vec::new();
-        for _ in 0..visitors {
-            let (host, stop, pages) = (
-                mesh.host(PHP)?.clone(),
-                Arc::clone(&stop),
-                Arc::clone(&pages),
-            );
-            let target = format!("/index.php?{query}");
-            threads.push(std::thread::spawn(move || {
-                while !stop.load(Ordering::Acquire) {
-                    let page = visit(&host, &target).map_err(|error| format!("{error:#}"));
-                    Self::lock(&pages).push(page);
-                }
-            }));
-        }
-        Ok(Self {
-            stop,
-            pages,
-            threads,
-        })
-    }
-
-    fn lock<T>(pages: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-        pages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Pages so far.
-    fn count(&self) -> usize {
-        Self::lock(&self.pages).len()
-    }
-
-    fn until(&self, count: usize) -> anyhow::Result<()> {
-        let limit = Duration::from_secs(40);
-        wait::until_true(&format!("{count} pages"), limit, || self.count() >= count)
-    }
-
-    /// Ends it. *Errors*: a page failed.
-    fn end(mut self) -> anyhow::Result<Vec<Page>> {
-        self.stop.store(true, Ordering::Release);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-        let pages = std::mem::take(&mut *Self::lock(&self.pages));
-        let count = pages.len();
-        let (well, failed): (Vec<_>, Vec<_>) = pages
-            .into_iter()
-            .partition(|page| page.as_ref().is_ok_and(Page::is_ok));
-        let first = failed.first();
-        ensure!(
-            failed.is_empty(),
-            "{} of {count} pages failed, first: {first:?}",
-            failed.len()
-        );
-        Ok(well.into_iter().flatten().collect())
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-fn visit(host: &Host, target: &str) -> anyhow::Result<Page> {
-    let at = (Ipv4Addr::LOCALHOST, 80).into();
-    let request = Request::get("php", target);
-    Page::read(&host.enter(|| client::send(at, &request, LIMIT))??)
 }
 
 fn versions(pages: &[Page]) -> BTreeMap<String, usize> {
