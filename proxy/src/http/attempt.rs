@@ -488,6 +488,8 @@ impl<'a, 'c, 't> Attempts<'a, 'c, 't> {
             return Ok(());
         };
         let wait = retry::backoff(policy.backoff, retry, self.exchange.cx.worker.random());
+        // The bound of the attempt that failed does not hold for the wait.
+        self.bounds.deadlines.on_answer();
         tokio::select! {
             biased;
             () = tokio::time::sleep(wait) => Ok(()),

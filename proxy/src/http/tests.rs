@@ -3,6 +3,7 @@
 
 mod bodies;
 mod endings;
+mod http2;
 
 use std::cell::RefCell;
 use std::future::Future;
