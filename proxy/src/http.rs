@@ -73,6 +73,7 @@ pub async fn serve(
     let codec = hcm.codec;
     let dialled = RefCell::new(dialled);
     let cx = Context {
+        server: headers::server_of(&hcm.headers),
         worker,
         hcm,
         connection: record,

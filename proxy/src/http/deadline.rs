@@ -72,23 +72,22 @@ impl Deadlines {
         }
     }
 
-    /// Takes a route's bounds; `overall` is what [`overall_timeout`] says.
+    /// Takes a route's bounds; `asked` is what [`grpc_deadline`] says.
     pub fn route(
         &mut self,
         timeouts: &RouteTimeouts,
-        overall: Option<Duration>,
+        asked: Option<Duration>,
         per_try: Option<Duration>,
         now: Instant,
     ) {
+        let overall = timeouts.overall;
         self.overall = overall;
         // An attempt cannot have more time than all of them together.
         self.per_try = per_try.filter(|per_try| overall.is_none_or(|overall| *per_try < overall));
         if let Some(idle) = timeouts.idle {
             self.idle = idle;
         }
-        if let Some(max) = timeouts.max_stream {
-            self.max_stream = now + max;
-        }
+        self.max_stream = after(now, asked.or(timeouts.max_stream));
     }
 
     /// The request has come to its end: the route's clock starts.
@@ -165,19 +164,12 @@ fn after(since: Instant, bound: Option<Duration>) -> Instant {
     bound.map_or(Instant::FAR_FUTURE, |bound| since + bound)
 }
 
-/// The overall bound of a request: the route's, or what its peer asked for in `grpc-timeout`
-/// where the route honours that.
-pub(super) fn overall_timeout(timeouts: &RouteTimeouts, head: &RequestHead) -> Option<Duration> {
-    let Some(longest) = timeouts.grpc_max else {
-        return timeouts.overall;
-    };
-    let Some(asked) = head
-        .headers
-        .get(&HeaderName::GRPC_TIMEOUT)
-        .and_then(|v| grpc_timeout(v))
-    else {
-        return timeouts.overall;
-    };
+/// The age at which a stream ends because its peer said so in `grpc-timeout`, where the route
+/// honours that; it takes the place of the route's own bound on age.
+pub(super) fn grpc_deadline(timeouts: &RouteTimeouts, head: &RequestHead) -> Option<Duration> {
+    let longest = timeouts.grpc_max?;
+    let asked = head.headers.get(&HeaderName::GRPC_TIMEOUT)?;
+    let asked = grpc_timeout(asked)?;
     let offset = timeouts.grpc_offset.unwrap_or_default();
     let asked = asked
         .checked_sub(offset)
@@ -273,7 +265,7 @@ mod tests {
     fn the_routes_clock_starts_with_the_complete_request() {
         let start = Instant::ORIGIN;
         let mut deadlines = Deadlines::unrouted(&TIMEOUTS, start);
-        deadlines.route(&RouteTimeouts::DEFAULT, Some(15 * S), Some(2 * S), start);
+        deadlines.route(&RouteTimeouts::DEFAULT, None, Some(2 * S), start);
         deadlines.on_attempt(start);
         assert_eq!(
             deadlines.next(),

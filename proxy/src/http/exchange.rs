@@ -27,7 +27,7 @@ use remora_primitives::Instant;
 use remora_rt::drain::Stage;
 
 use super::attempt::Attempts;
-use super::deadline::{Bounds, Deadlines, Expired, overall_timeout};
+use super::deadline::{Bounds, Deadlines, Expired, grpc_deadline};
 use super::downstream::{DownstreamError, Incoming, Responder};
 use super::flags::Flags;
 use super::plan::{Choice, Edits, Plan, Routed, choose};
@@ -51,6 +51,8 @@ pub struct Context {
     pub hcm: Arc<HttpConnectionManager>,
     /// Facts about the connection.
     pub connection: ConnectionRecord,
+    /// The `server` field of its responses.
+    pub server: HeaderValue,
     /// Whether the connection leads to the workload.
     pub is_inbound: bool,
     /// Where a redirected connection was going: the host of clusters that go there.
@@ -111,7 +113,7 @@ pub struct Exchange<'c> {
     pub(super) is_grpc: bool,
     /// Body bytes from the downstream, as far as they have come.
     received: &'c Cell<u64>,
-    /// The route that answers by itself, whose edits the answer gets.
+    /// The route of an answer that is given here, whose edits it gets.
     answering: Option<Routed>,
     is_over: bool,
 }
@@ -230,7 +232,13 @@ impl<'c> Exchange<'c> {
             }
         };
         let choice = choose(&forward.target, self.cx.worker.random());
-        let cluster = self.cluster(choice.slot(), forward)?;
+        let cluster = match self.cluster(choice.slot(), forward) {
+            Ok(cluster) => cluster,
+            Err(reply) => {
+                self.answering = Some(routed);
+                return Err(reply.into());
+            }
+        };
         let edits = routed.edits(choice.edits());
         let retry = forward.retry.as_ref().or(routed.host.retry.as_ref());
         let plan = Plan {
@@ -249,7 +257,11 @@ impl<'c> Exchange<'c> {
             let go_on = ResponseHead::local(StatusCode::CONTINUE);
             out.informational(&go_on).await?;
         }
-        Attempts::new(self, &plan, bounds).run(body, out).await
+        let attempted = Attempts::new(self, &plan, bounds).run(body, out).await;
+        if matches!(attempted, Err(Stop::Reply(_))) {
+            self.answering = Some(routed);
+        }
+        attempted
     }
 
     /// What is done to every request; tells whether its peer waits for `100 Continue`.
@@ -301,10 +313,11 @@ impl<'c> Exchange<'c> {
     /// rewrites, as in Envoy, so that they see what was asked.
     fn prepare(&mut self, plan: &Plan<'_>, choice: &Choice<'_>, bounds: &mut Bounds<'_>) {
         let forward = plan.forward;
-        let overall = overall_timeout(&forward.timeouts, &self.head);
+        let overall = forward.timeouts.overall;
+        let asked = grpc_deadline(&forward.timeouts, &self.head);
         let per_try = plan.retry.and_then(|retry| retry.per_try);
         let deadlines = &mut bounds.deadlines;
-        deadlines.route(&forward.timeouts, overall, per_try, self.started);
+        deadlines.route(&forward.timeouts, asked, per_try, self.started);
         if !self.cx.hcm.headers.suppress_envoy_headers {
             set_expected_timeout(&mut self.head, deadlines.per_try().or(overall));
         }
@@ -354,7 +367,8 @@ impl<'c> Exchange<'c> {
                 },
             );
         }
-        headers::on_response(head, &self.cx.hcm.headers, crate::wall::http_date);
+        let Context { hcm, server, .. } = self.cx;
+        headers::on_response(head, &hcm.headers, server, crate::wall::http_date);
         if self.cx.hcm.headers.request_id_in_response
             && let Some(id) = self.head.headers.get(&HeaderName::X_REQUEST_ID)
             && let Ok(id) = HeaderValue::from_bytes(id.clone())
@@ -491,7 +505,7 @@ impl<'c> Exchange<'c> {
         let took = self.cx.worker.now() - self.started;
         self.summary.duration = Some(took);
         self.summary.bytes_received = self.received.get();
-        self.cx.stats.on_end(self.summary.status, took);
+        self.cx.stats.on_end(&self.summary, took);
         let logs = &self.cx.hcm.access_logs;
         if !logs.is_empty() {
             self.cx.worker.logs.log(logs, &self.record());

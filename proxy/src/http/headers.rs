@@ -250,10 +250,17 @@ pub(super) fn set_attempt_count(headers: &mut HeaderMap, attempt: u32) {
     headers.insert(HeaderName::X_ENVOY_ATTEMPT_COUNT, value);
 }
 
+/// The `server` field of a policy: made once for each connection, shared by its responses.
+pub(super) fn server_of(policy: &HeaderPolicy) -> HeaderValue {
+    HeaderValue::try_from(&*policy.server_name)
+        .unwrap_or_else(|_| HeaderValue::from_static("envoy"))
+}
+
 /// Edits a response before it goes down. `is_local` tells the proxy's own answers.
 pub(super) fn on_response(
     head: &mut ResponseHead,
     policy: &HeaderPolicy,
+    server: &HeaderValue,
     date: impl FnOnce() -> HeaderValue,
 ) {
     strip_hop_by_hop(&mut head.headers);
@@ -264,8 +271,8 @@ pub(super) fn on_response(
         ServerHeader::AppendIfAbsent => !has_server,
         ServerHeader::PassThrough => false,
     };
-    if sets_server && let Ok(name) = HeaderValue::try_from(&*policy.server_name) {
-        headers.insert(HeaderName::SERVER, name);
+    if sets_server {
+        headers.insert(HeaderName::SERVER, server.clone());
     }
     if !headers.contains(&HeaderName::DATE) {
         headers.insert(HeaderName::DATE, date());

@@ -101,11 +101,15 @@ impl Reply {
     pub fn max_duration() -> Self {
         let flags = Flags::DURATION_TIMEOUT;
         Self::new(StatusCode::GATEWAY_TIMEOUT, flags, "max_duration_timeout")
-            .with_body("stream duration limit reached")
+            .with_body("downstream duration timeout")
     }
 
     /// The gRPC status that stands for this answer. Source: Envoy's mapping of HTTP statuses.
     const fn grpc_status(&self) -> u8 {
+        if self.flags.has_any(Flags::DURATION_TIMEOUT) {
+            // The peer's own deadline, or the route's in its place: `DEADLINE_EXCEEDED`.
+            return 4;
+        }
         match self.status.get() {
             400 => 13,
             401 => 16,

@@ -9,6 +9,9 @@ use std::time::Duration;
 use remora_http::Version;
 use remora_telemetry::{Counter, Gauge, Histogram, Registry, ScopeKind};
 
+use super::flags::Flags;
+use super::record::Summary;
+
 /// The cells.
 #[derive(Debug)]
 pub struct HttpStats {
@@ -20,6 +23,8 @@ pub struct HttpStats {
     rq_http2: Counter,
     rq_active: Gauge,
     rq_completed: Counter,
+    rq_rx_reset: Counter,
+    rq_idle_timeout: Counter,
     rq_classes: [Counter; 5],
     rq_time: Histogram,
     mirror_no_cluster: Counter,
@@ -39,6 +44,8 @@ impl HttpStats {
             rq_http2: scope.counter("downstream_rq_http2_total"),
             rq_active: scope.gauge("downstream_rq_active"),
             rq_completed: scope.counter("downstream_rq_completed"),
+            rq_rx_reset: scope.counter("downstream_rq_rx_reset"),
+            rq_idle_timeout: scope.counter("downstream_rq_idle_timeout"),
             rq_classes: [class(1), class(2), class(3), class(4), class(5)],
             rq_time: scope.histogram("downstream_rq_time"),
             mirror_no_cluster: scope.counter("mirror_rq_no_cluster"),
@@ -71,10 +78,18 @@ impl HttpStats {
         self.rq_active.hold()
     }
 
-    /// A request has ended; `status` is what was sent down, if anything was.
-    pub fn on_end(&self, status: Option<u16>, took: Duration) {
+    /// A request has ended, as its summary tells.
+    pub fn on_end(&self, summary: &Summary, took: Duration) {
         self.rq_completed.increment();
-        let class = status.and_then(|status| usize::from(status / 100).checked_sub(1));
+        if summary.flags.has_any(Flags::DOWNSTREAM_CLOSED) {
+            self.rq_rx_reset.increment();
+        }
+        if summary.flags.has_any(Flags::STREAM_IDLE) {
+            self.rq_idle_timeout.increment();
+        }
+        let class = summary
+            .status
+            .and_then(|status| usize::from(status / 100).checked_sub(1));
         if let Some(counter) = class.and_then(|class| self.rq_classes.get(class)) {
             counter.increment();
         }

@@ -53,7 +53,7 @@ impl PendingLog {
         self.summary.duration = Some(took);
         self.summary.bytes_received = received;
         self.summary.bytes_sent = sent;
-        cx.stats.on_end(self.summary.status, took);
+        cx.stats.on_end(&self.summary, took);
         let record = Record {
             connection: &cx.connection,
             start: began(took),

@@ -134,9 +134,32 @@ fn the_server_field_follows_the_policy() {
             server_header: transformation,
             ..policy()
         };
-        on_response(&mut head, &policy_, date);
+        on_response(&mut head, &policy_, &server_of(&policy_), date);
         let server = head.headers.get(&HeaderName::SERVER).map(|value| &**value);
         assert_eq!(server, Some(expected.as_bytes()));
         assert!(head.headers.contains(&HeaderName::DATE));
+    }
+}
+
+#[test]
+fn an_edge_joins_all_lines_of_forwarded_for() {
+    let mut head = get("/");
+    for address in ["1.2.3.4", "5.6.7.8"] {
+        let value = HeaderValue::from_static(address);
+        head.headers.append(HeaderName::X_FORWARDED_FOR, value);
+    }
+    append_forwarded_for(&mut head.headers, [192, 0, 2, 9].into());
+    let lines: Vec<_> = head.headers.get_all(&HeaderName::X_FORWARDED_FOR).collect();
+    assert_eq!(lines, [&b"1.2.3.4,5.6.7.8,192.0.2.9"[..]]);
+}
+
+#[test]
+fn only_an_expectation_that_is_met_here_is_taken_away() {
+    for (value, is_met) in [("100-Continue", true), ("the-impossible", false)] {
+        let mut head = get("/");
+        let expected = HeaderValue::from_static(value);
+        head.headers.insert(HeaderName::EXPECT, expected);
+        assert_eq!(take_expectation(&mut head.headers), is_met);
+        assert_eq!(head.headers.contains(&HeaderName::EXPECT), !is_met);
     }
 }

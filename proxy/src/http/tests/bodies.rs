@@ -223,3 +223,89 @@ fn what_sidecars_tell_each_other_ends_at_the_workload() {
         assert!(heard.contains("x-envoy-other: c"), "{heard}");
     });
 }
+
+/// One field, set to what a format gives.
+fn sets(name: &str, value: Segment) -> remora_ir::header_edit::HeaderEdits {
+    let set = remora_ir::header_edit::HeaderSet {
+        name: name.parse().expect("a token"),
+        value: Format(vec![value]),
+        action: remora_ir::header_edit::AppendAction::OverwriteOrAdd,
+        keep_empty: false,
+    };
+    remora_ir::header_edit::HeaderEdits {
+        remove: Vec::new(),
+        set: vec![set],
+    }
+}
+
+#[test]
+fn answers_of_routes_get_the_routes_edits() {
+    run(async {
+        let upstream = Upstream::new(&[&[(END, OK)]]).await;
+        let proxy = Proxy::new(upstream.address, |setting| {
+            let direct = remora_ir::action::DirectResponse {
+                status: remora_http::StatusCode::OK,
+                body: bytes::Bytes::from_static(b"direct"),
+            };
+            setting.host.routes = vec![route(Action::Direct(direct))];
+            setting.host.edits.response = sets("x-own", Segment::Text("1".into()));
+        });
+        let (mut client, _) = proxy.connect().await;
+        say(&mut client, GET).await;
+        let text = hear(&mut client, "direct").await;
+        assert!(text.contains("x-own: 1"), "{text}");
+    });
+}
+
+#[test]
+fn edits_see_the_request_as_it_was_before_rewrites() {
+    run(async {
+        let upstream = Upstream::new(&[&[(END, OK)]]).await;
+        let proxy = Proxy::new(upstream.address, |setting| {
+            let to = remora_http::HeaderValue::from_static("other");
+            setting.forward.rewrite.host = Some(remora_ir::action::HostRewrite::Literal(to));
+            let asked = Segment::Operator {
+                operator: Operator::Request(remora_ir::access_log::FieldRef {
+                    first: remora_ir::access_log::FieldName::Authority,
+                    otherwise: None,
+                }),
+                max: None,
+            };
+            setting.host.edits.request = sets("x-asked", asked);
+        });
+        let (mut client, _) = proxy.connect().await;
+        say(&mut client, GET).await;
+        hear(&mut client, "ok").await;
+        let heard = upstream.heard().concat();
+        assert!(heard.contains("Host: other"), "{heard}");
+        assert!(heard.contains("x-asked: shop"), "{heard}");
+    });
+}
+
+#[test]
+fn the_host_that_was_asked_for_survives_retries() {
+    run(async {
+        const BUSY: &str = "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n";
+        let upstream = Upstream::new(&[&[(END, BUSY), (END, OK)]]).await;
+        let proxy = Proxy::new(upstream.address, |setting| {
+            setting.forward.retry = Some(retries(1));
+            setting.forward.rewrite.host = Some(remora_ir::action::HostRewrite::EndpointName);
+            setting.forward.rewrite.append_forwarded_host = true;
+        });
+        let (mut client, _) = proxy.connect().await;
+        say(&mut client, GET).await;
+        hear(&mut client, "ok").await;
+        let heard = upstream.heard().concat();
+        assert_eq!(heard.matches("Host: named").count(), 2, "{heard}");
+        assert_eq!(
+            heard.matches("x-envoy-original-host: shop\r\n").count(),
+            2,
+            "{heard}"
+        );
+        assert_eq!(
+            heard.matches("x-forwarded-host: shop\r\n").count(),
+            2,
+            "{heard}"
+        );
+    });
+}

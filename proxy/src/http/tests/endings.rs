@@ -15,6 +15,7 @@ fn a_downstream_that_leaves_cancels_the_upstream() {
         let gone = "0 DC 0 0 downstream_remote_disconnect";
         assert_eq!(proxy.log(1).await, [gone]);
         assert_eq!(proxy.stat("cluster.shop.upstream_rq_tx_reset"), 1);
+        assert_eq!(proxy.stat("http.in.downstream_rq_rx_reset"), 1);
         proxy.until("cluster.shop.upstream_cx_active", 0).await;
         proxy.is_at_rest().await;
     });
@@ -321,6 +322,7 @@ fn the_future_of_an_exchange_is_small() {
                 local: client.local_addr().expect("open"),
                 server_name: None,
             },
+            server: headers::server_of(&proxy.manager.headers),
             is_inbound: false,
             original_dst: None,
             dialled: RefCell::new(None),

@@ -46,7 +46,9 @@ async fn grpc_answer(
         return;
     }
     let mut stream = respond.send_response(answer, false).expect("sent");
-    stream.send_data(Bytes::copy_from_slice(data.as_bytes()), false).expect("sent");
+    stream
+        .send_data(Bytes::copy_from_slice(data.as_bytes()), false)
+        .expect("sent");
     stream.send_trailers(fields).expect("sent");
 }
 
@@ -64,7 +66,8 @@ async fn call(send: &mut SendRequest<Bytes>) -> (u16, Option<String>, Vec<u8>, O
         .header("te", "trailers");
     let request = request.body(()).expect("request");
     let (answer, mut body) = send.send_request(request, false).expect("sent");
-    body.send_data(Bytes::from_static(b"hello"), true).expect("sent");
+    body.send_data(Bytes::from_static(b"hello"), true)
+        .expect("sent");
     let answer = answer.await.expect("answer");
     let status_in = |fields: &http::HeaderMap| {
         let value = fields.get("grpc-status");
@@ -125,7 +128,10 @@ fn grpc_failures_in_trailers_count_against_the_host() {
         }
         // Ejected: answered here, in gRPC's terms.
         let (status, in_head, data, _) = call(&mut send).await;
-        assert_eq!((status, in_head.as_deref(), data.len()), (200, Some("14"), 0));
+        assert_eq!(
+            (status, in_head.as_deref(), data.len()),
+            (200, Some("14"), 0)
+        );
         assert_eq!(proxy.log(3).await[2], "200 UH 5 0 no_healthy_upstream");
     });
 }
@@ -138,9 +144,12 @@ fn a_length_that_is_not_known_becomes_chunks_and_back() {
         let upstream = Upstream::new(&[&[("0\r\n\r\n", ANSWER)]]).await;
         let proxy = Proxy::new(upstream.address, |_| {});
         let mut send = client(&proxy).await;
-        let request = http::Request::post("http://shop/").body(()).expect("request");
+        let request = http::Request::post("http://shop/")
+            .body(())
+            .expect("request");
         let (answer, mut body) = send.send_request(request, false).expect("sent");
-        body.send_data(Bytes::from_static(b"abc"), false).expect("sent");
+        body.send_data(Bytes::from_static(b"abc"), false)
+            .expect("sent");
         body.send_data(Bytes::new(), true).expect("sent");
         let answer = answer.await.expect("answer");
         assert!(!answer.headers().contains_key("transfer-encoding"));
@@ -161,7 +170,11 @@ fn a_stream_that_is_reset_cancels_its_request_alone() {
         let upstream = Upstream::new(&[&[("never", "")], &[(END, OK)]]).await;
         let proxy = Proxy::new(upstream.address, |_| {});
         let mut send = client(&proxy).await;
-        let get = || http::Request::get("http://shop/").body(()).expect("request");
+        let get = || {
+            http::Request::get("http://shop/")
+                .body(())
+                .expect("request")
+        };
         let (answer, mut stream) = send.send_request(get(), true).expect("sent");
         proxy.until("cluster.shop.upstream_rq_active", 1).await;
         stream.send_reset(h2::Reason::CANCEL);
@@ -185,7 +198,9 @@ fn a_request_that_breaks_a_rule_is_answered_and_logged() {
         let many = (0..4).fold(http::Request::get("http://shop/"), |request, n| {
             request.header(format!("x-{n}"), "1")
         });
-        let (answer, _) = send.send_request(many.body(()).expect("request"), true).expect("sent");
+        let (answer, _) = send
+            .send_request(many.body(()).expect("request"), true)
+            .expect("sent");
         assert_eq!(answer.await.expect("answer").status(), 431);
         assert_eq!(proxy.log(1).await, ["431 DPE 0 22 http2.invalid_request"]);
         proxy.is_at_rest().await;
