@@ -15,7 +15,7 @@ use remora_testkit::bins;
 use remora_testkit::client::{self, Request, Response};
 use remora_testkit::lab::{Host, Lab, network};
 use remora_testkit::mesh::topology;
-use remora_testkit::process::{Process, Spec};
+use remora_testkit::process::{Process, Spec, User};
 use remora_testkit::upstream::HttpUpstream;
 use remora_testkit::upstream::http::Reply;
 use remora_testkit::wait;
@@ -198,14 +198,49 @@ impl Town {
         let host = self.lab.add_host(name, number)?;
         let file = self.lab.folder().join(format!("{name}.yaml"));
         fs::write(&file, bootstrap(&host, self.cp.v4(), ads))?;
-        let redirect = Spec::new("redirect", bins::find("remora-proxy")?);
-        host.run(&redirect.args(["redirect", "apply", "--no-dns"]))?;
+        redirect(&host)?;
         let process = subject.start(&host, &file, ADMIN.into())?;
         Ok(Sidecar { process, host })
     }
 }
 
+/// Redirects a host's traffic, as the init container would.
+pub fn redirect(host: &Host) -> anyhow::Result<()> {
+    let program = bins::find("remora-proxy")?;
+    let spec = Spec::new("redirect", program).args(["redirect", "apply", "--no-dns"]);
+    host.run(&spec).map(drop)
+}
+
 impl Sidecar {
+    /// Adds a host with redirection and Remora with all of its ports, made by flags, that asks a
+    /// control plane at this address.
+    pub fn start_whole(lab: &Lab, control_plane: Ipv4Addr) -> anyhow::Result<Self> {
+        let host = lab.add_host("php", 10)?;
+        redirect(&host)?;
+        let folder = lab.make_folder("php-proxy", User::PROXY)?;
+        let spec = Spec::new("proxy", bins::find("remora-proxy")?)
+            .user(User::PROXY)
+            .folder(&folder)
+            .args([
+                "run",
+                "--name",
+                "php",
+                "--namespace",
+                "shop",
+                "--label",
+                "app=php",
+            ])
+            .args(["--ip", &host.v4().to_string()])
+            .args(["--control-plane", &format!("{control_plane}:15010")])
+            .arg("--state-dir")
+            .arg(&folder);
+        let mut process = host.spawn(&spec)?;
+        process.wait_until("its admin answers", || {
+            host.enter(|| wait::until_accepting(ADMIN.into(), Duration::ZERO))?
+        })?;
+        Ok(Self { process, host })
+    }
+
     /// Asks a service of the shop through the sidecar.
     pub fn ask(&self, name: &str, request: &Request) -> anyhow::Result<Response> {
         let address = service(name);

@@ -102,6 +102,15 @@ pub(crate) const CASES: &[Case] = &[
         assert_eq!(s.answer("/no-limit")?, "200 late");
         Ok(())
     }),
+    case("a stream that is too old is 504 DT", ROUTES, |s| {
+        let _backend = s.backend_that(1, Reply::Hang)?;
+        assert_eq!(s.answer("/old")?, "504 downstream duration timeout");
+        let log = s.differs("504 - max_duration_timeout", "504 DT max_duration_timeout");
+        s.expect_log("/old", log)?;
+        let grpc = s.request("/old").header("content-type", "application/grpc");
+        assert_eq!(s.send(&grpc)?.header("grpc-status"), Some("4"));
+        Ok(())
+    }),
     case(
         "a gRPC request's own deadline holds where the route says so",
         ROUTES,
@@ -129,6 +138,7 @@ routes:
 - {match: {path: /per-try}, route: {cluster: $a, timeout: 5s, retry_policy: {retry_on: 5xx, num_retries: 1, per_try_timeout: 0.2s}}}
 - {match: {path: /all-tries}, route: {cluster: $a, timeout: 0.5s, retry_policy: {retry_on: 5xx, num_retries: 9, per_try_timeout: 0.2s}}}
 - {match: {path: /idle}, route: {cluster: $a, timeout: 0s, idle_timeout: 0.3s}}
+- {match: {path: /old}, route: {cluster: $a, timeout: 0s, max_stream_duration: {max_stream_duration: 0.3s}}}
 - {match: {path: /no-limit}, route: {cluster: $a, timeout: 0s}}
 - {match: {path: /grpc}, route: {cluster: $a, max_stream_duration: {grpc_timeout_header_max: 5s}}}
 clusters: {a: {hosts: [1]}}
