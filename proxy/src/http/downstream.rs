@@ -7,6 +7,7 @@
 //! difference.
 
 use std::future::poll_fn;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use remora_http::h1::{
@@ -293,9 +294,15 @@ impl<'c> H1Responder<'c> {
     /// are for the body or a next request to find.
     async fn closed(&self) {
         self.stream.peer_closed().await;
-        if !self.stream.has_ended() {
-            std::future::pending().await
-        }
+        // Nothing wakes this up but the task itself, whose upload reads what is left of the body.
+        poll_fn(|_| {
+            if self.stream.has_ended() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
     }
 }
 

@@ -128,13 +128,13 @@ fn a_stalled_request_is_not_the_upstreams_fault_and_a_slow_one_is_no_stalled_one
     run(async {
         let upstream = Upstream::new(&[&[("abcd", OK)], &[("never", "")]]).await;
         let proxy = Proxy::new(upstream.address, |setting| {
-            setting.manager.timeouts.stream_idle = Some(Duration::from_millis(150));
+            setting.manager.timeouts.stream_idle = Some(Duration::from_millis(500));
         });
         let head = "POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 4\r\n\r\n";
         let (mut slow, _) = proxy.connect().await;
         say(&mut slow, head).await;
         for byte in ["a", "b", "c", "d"] {
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
             say(&mut slow, byte).await;
         }
         assert!(hear(&mut slow, "ok").await.contains(" 200 "));
