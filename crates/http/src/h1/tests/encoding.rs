@@ -244,7 +244,12 @@ fn response_framing_is_written_as_the_peer_can_read_it() {
             "content-length: 2\r\nconnection: keep-alive\r\n",
             Length(2),
         ),
-        ("", new(UntilClose), "transfer-encoding: chunked\r\n", Chunked),
+        (
+            "",
+            new(UntilClose),
+            "transfer-encoding: chunked\r\n",
+            Chunked,
+        ),
         ("", old(UntilClose), "connection: close\r\n", UntilClose),
         (
             "Upgrade: x\r\nConnection: upgrade\r\n",
