@@ -45,6 +45,23 @@ fn it_is_seen_to_leave_after_a_body_in_pieces() {
 }
 
 #[test]
+fn it_is_seen_to_leave_right_behind_its_body() {
+    run(async {
+        let upstream = Upstream::new(&[&[("never", "")]]).await;
+        let proxy = Proxy::new(upstream.address, |_| {});
+        let (mut client, _) = proxy.connect().await;
+        let head = "POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 2\r\n\r\n";
+        say(&mut client, head).await;
+        proxy.until("cluster.shop.upstream_rq_active", 1).await;
+        say(&mut client, "ab").await;
+        drop(client);
+        let gone = "0 DC 2 0 downstream_remote_disconnect";
+        assert_eq!(proxy.log(1).await, [gone]);
+        proxy.is_at_rest().await;
+    });
+}
+
+#[test]
 fn it_is_seen_to_leave_while_a_connection_is_awaited() {
     run(async {
         let upstream = Upstream::new(&[&[("never", "")]]).await;
