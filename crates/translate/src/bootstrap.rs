@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use remora_ir::SlotTable;
 use remora_ir::cluster::Cluster;
-use remora_ir::listener::Listener;
+use remora_ir::listener::{Bind, Listener};
 use remora_xds_types::bootstrap as message;
 use remora_xds_types::bootstrap_file::{self, BootstrapError};
 use remora_xds_types::core::Node;
@@ -199,6 +199,7 @@ fn statics(
         })
         .collect();
     seen.clear();
+    let mut bound = std::collections::HashMap::new();
     let listeners = listeners
         .into_iter()
         .enumerate()
@@ -209,8 +210,23 @@ fn statics(
                     .field("name")
                     .fault(format!("`{}` comes twice", listener.name));
             }
-            crate::listener::listener(&scope, listener, context).map(Arc::new)
+            let listener = crate::listener::listener(&scope, listener, context)?;
+            for address in listening(&listener) {
+                if let Some(other) = bound.insert(address, listener.name.clone()) {
+                    scope
+                        .field("address")
+                        .fault(format!("`{address}` is bound by `{other}` already"));
+                }
+            }
+            Some(Arc::new(listener))
         })
         .collect();
     (listeners, clusters)
+}
+
+/// The addresses that a listener binds; port 0 is another one each time.
+fn listening(listener: &Listener) -> impl Iterator<Item = SocketAddr> {
+    let all = std::iter::once(&listener.address).chain(&listener.more_addresses);
+    all.copied()
+        .filter(|address| listener.bind == Bind::Port && address.port() != 0)
 }

@@ -182,7 +182,7 @@ static_resources:
   - <<: *one
     name: two
 ",
-        &["two"],
+        &["listeners[1].address", "127.0.0.1:10000", "`one`"],
     ),
     (
         "a control plane whose cluster is not there",
