@@ -181,6 +181,45 @@ clusters: {a: {hosts: [1]}, empty: {hosts: []}}
         assert_eq!(backend.recorded().len(), 0);
         Ok(())
     }),
+    case(
+        "requests that two parsers could read differently: Envoy takes some, Remora none",
+        ONE,
+        |s| {
+            let backend = s.backend(1)?;
+            let host = s.host();
+            let table = [
+                (
+                    "the same length twice",
+                    format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\nContent-Length: 1\r\nConnection: close\r\n\r\na"),
+                    "400",
+                ),
+                (
+                    "a folded line",
+                    format!("GET / HTTP/1.1\r\nHost: {host}\r\nx: 1\r\n 2\r\nConnection: close\r\n\r\n"),
+                    "200",
+                ),
+                (
+                    "bare line feeds",
+                    format!("GET / HTTP/1.1\nHost: {host}\nConnection: close\n\n"),
+                    "200",
+                ),
+                (
+                    "a bare carriage return",
+                    format!("GET / HTTP/1.1\r\nHost: {host}\r\nx: 1\r2\r\nConnection: close\r\n\r\n"),
+                    "200",
+                ),
+            ];
+            for (what, bytes, envoy) in table {
+                let mut connection = s.connect()?;
+                connection.write(bytes.as_bytes())?;
+                let answer = String::from_utf8(connection.read_to_end()?)?;
+                let status = answer.split(' ').nth(1).unwrap_or_default();
+                assert_eq!(status, s.differs(envoy, "400"), "{what}: {answer}");
+            }
+            assert!(backend.recorded().len() <= s.differs(3, 0));
+            Ok(())
+        },
+    ),
     case("heads beyond 60 KiB or a hundred fields are 431", ONE, |s| {
         let backend = s.backend(1)?;
         let big = s.request("/").header("x-big", &"x".repeat(61 * 1024));
@@ -190,6 +229,8 @@ clusters: {a: {hosts: [1]}, empty: {hosts: []}}
             many = many.header(&format!("x-{n}"), "1");
         }
         assert_eq!(s.send(&many)?.status, 431);
+        let long = s.request(&format!("/{}", "x".repeat(61 * 1024)));
+        assert_eq!(s.send(&long)?.status, s.differs(431, 414));
         assert_eq!(backend.recorded().len(), 0);
         let fits = s.request("/").header("x-big", &"x".repeat(50 * 1024));
         assert_eq!(s.send(&fits)?.status, 200);
