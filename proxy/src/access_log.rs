@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Access logs: from a finished request or connection to a line in a file.
 //!
-//! [`format`] turns a record into text by a compiled template, [`json`] into an object; both are
+//! [`mod@format`] turns a record into text by a compiled template, [`json`] into an object; both are
 //! pure. [`LogBuffers`] is a worker's own: lines are gathered for each file and handed over when
 //! there are enough of them, or each second. The one [`writer`] thread of the process owns the
 //! files. Which logs there are is the configuration's to say.
