@@ -174,9 +174,9 @@ clusters: {a: {hosts: [1]}, b: {hosts: [2]}}
         SNI,
         |s| {
             let servers = [
-                ServerFirst::start(s.address(1), b"a")?,
-                ServerFirst::start(s.address(2), b"w")?,
-                ServerFirst::start(s.address(3), b"d")?,
+                ServerFirst::start_polite(s.address(1), b"a")?,
+                ServerFirst::start_polite(s.address(2), b"w")?,
+                ServerFirst::start_polite(s.address(3), b"d")?,
             ];
             for (name, expected) in [
                 (Some("a.test"), b"a"),

@@ -18,9 +18,26 @@ pub const MYSQL_GREETING: &[u8] = b"\x4a\x00\x00\x00\x0a8.0.36\x00";
 impl ServerFirst {
     /// Starts one that sends `greeting` as soon as somebody connects.
     pub fn start(address: SocketAddr, greeting: &'static [u8]) -> std::io::Result<Self> {
+        Self::serve(address, move |stream: &mut TcpStream| {
+            stream.write_all(greeting)
+        })
+    }
+
+    /// Starts one that waits for the client's first byte before it sends `greeting`.
+    pub fn start_polite(address: SocketAddr, greeting: &'static [u8]) -> std::io::Result<Self> {
+        Self::serve(address, move |stream: &mut TcpStream| {
+            stream.peek(&mut [0])?;
+            stream.write_all(greeting)
+        })
+    }
+
+    fn serve(
+        address: SocketAddr,
+        greet: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> std::io::Result<Self> {
         let serve = move |stream| {
             // A peer that goes away is how every conversation ends.
-            let _ = converse(stream, greeting);
+            let _ = converse(stream, &greet);
         };
         Ok(Self {
             acceptor: Acceptor::start(address, serve)?,
@@ -38,9 +55,12 @@ impl ServerFirst {
     }
 }
 
-fn converse(mut stream: TcpStream, greeting: &[u8]) -> std::io::Result<()> {
+fn converse(
+    mut stream: TcpStream,
+    greet: impl Fn(&mut TcpStream) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.write_all(greeting)?;
+    greet(&mut stream)?;
     let mut buffer = [0; 16 * 1024];
     loop {
         let read = stream.read(&mut buffer)?;
