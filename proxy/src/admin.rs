@@ -28,6 +28,7 @@ use remora_xds_client::Status;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::control::last_good::Kept;
+use crate::control::sockets::Closed;
 use crate::control::{Command, Report};
 use crate::state::{Live, Shared};
 
@@ -106,6 +107,14 @@ impl Admin {
         commands.send(Command::Report(answer)).await.ok()?;
         drop(commands);
         report.await.ok()
+    }
+
+    /// Has listening addresses given up; nothing to do while the process ends.
+    async fn close(&self, what: Closed, after: Duration) {
+        if let Some(commands) = self.commands.upgrade() {
+            // An error says that the control task, and every address with it, is gone.
+            let _ = commands.send(Command::Close { what, after }).await;
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use remora_ir::cluster::{Cluster as Policy, Discovery};
+use remora_primitives::Instant;
 use remora_rt::clock;
 use remora_rt::publish::Publisher;
 use remora_rt::sockets::Sockets;
@@ -44,7 +45,7 @@ use inventory::Inventory;
 use last_good::KeptResource;
 use resolve::{Resolved, Resolver};
 use road::{Batch, Effect, Road, Translation, translate};
-use sockets::Bindings;
+use sockets::{Bindings, Closed};
 use stats::ControlStats;
 use warming::Warming;
 
@@ -67,6 +68,8 @@ pub struct Control {
     kept: watch::Sender<Arc<[KeptResource]>>,
     stats: ControlStats,
     translating: Option<Translating>,
+    /// Addresses that are to be given up, and when.
+    closing: Vec<(Instant, Closed)>,
     due: Effect,
 }
 
@@ -101,6 +104,13 @@ pub struct Parts {
 pub enum Command {
     /// What was accepted, refused, and what waits.
     Report(oneshot::Sender<Report>),
+    /// Gives up listening addresses, after a while; connections are not touched.
+    Close {
+        /// Which.
+        what: Closed,
+        /// After how long.
+        after: Duration,
+    },
 }
 
 /// The state of the road at one moment.
@@ -149,6 +159,7 @@ impl Control {
             kept: parts.kept,
             stats,
             translating: None,
+            closing: Vec::new(),
             due: Effect::default(),
         };
         let first = control.bind(1);
@@ -182,6 +193,8 @@ impl Control {
         self.settle();
         loop {
             let deadline = self.warming.deadline();
+            let closing = self.closing.iter().map(|(at, _)| *at).min();
+            let closing = closing.unwrap_or(Instant::FAR_FUTURE);
             // A fair choice: no arm waits within its body.
             tokio::select! {
                 update = next_update(&mut self.client), if self.translating.is_none() => {
@@ -190,11 +203,15 @@ impl Control {
                 translation = translated(&mut self.translating) => self.on_translated(translation),
                 Some(resolved) = self.resolved.recv() => self.on_resolved(&resolved),
                 () = clock::sleep_until(deadline) => self.on_warming_deadline(),
+                () = clock::sleep_until(closing) => self.on_closing(),
                 _ = tick.tick() => self.on_tick(),
                 command = commands.recv() => match command {
                     Some(Command::Report(answer)) => {
                         // Whoever asked may have gone.
                         let _ = answer.send(self.report());
+                    }
+                    Some(Command::Close { what, after }) => {
+                        self.closing.push((clock::now() + after, what));
                     }
                     None => return,
                 }
@@ -307,6 +324,15 @@ impl Control {
         let forced = self.road.force(&late);
         self.due.merge(forced);
         self.warming.follow(&self.road.pending(), clock::now());
+    }
+
+    /// Gives up the addresses whose time has come.
+    fn on_closing(&mut self) {
+        let now = clock::now();
+        for (_, what) in self.closing.extract_if(.., |(at, _)| *at <= now) {
+            self.bindings.close(what);
+            self.due.snapshot = true;
+        }
     }
 
     /// Ejected hosts return, gauges are shown, addresses that were taken are tried again.

@@ -123,7 +123,7 @@ pub(super) async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Ans
     match path {
         "/clusters" => clusters::answer(&admin, &query),
         "/config_dump" => config_dump::answer(&admin, &query).await,
-        "/drain_listeners" => server_info::drain_listeners(&admin, &query),
+        "/drain_listeners" => server_info::drain_listeners(&admin, &query).await,
         "/listeners" => server_info::listeners(&admin, &query),
         "/logging" => server_info::logging(&admin, &query),
         "/quitquitquit" => {

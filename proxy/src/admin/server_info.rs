@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::query::Query;
 use super::server::Answer;
 use super::{Admin, json, text, wants_json};
+use crate::control::sockets::Closed;
 use crate::state::Phase;
 
 /// Answers `/ready`: 200 if traffic should be sent here.
@@ -133,14 +134,20 @@ pub(super) fn logging(admin: &Admin, query: &Query) -> Answer {
     text(StatusCode::OK, lines)
 }
 
-/// Answers `/drain_listeners`: no new connections. With `graceful`, present ones may finish within
-/// the drain time; without, they are told to end after what they do now.
-pub(super) fn drain_listeners(admin: &Admin, query: &Query) -> Answer {
+/// Answers `/drain_listeners`: present connections are told to end after what they do now, and
+/// the addresses are given up: at once, or with `graceful` after the drain time.
+pub(super) async fn drain_listeners(admin: &Admin, query: &Query) -> Answer {
     let grace = if query.has("graceful") {
         admin.drain_time
     } else {
         Duration::ZERO
     };
+    let what = if query.has("inboundonly") {
+        Closed::Inbound
+    } else {
+        Closed::Everything
+    };
+    admin.close(what, grace).await;
     let drains = &admin.shared.drains;
     admin.shared.readiness.advance(Phase::Draining);
     drains.inbound.graceful(grace);

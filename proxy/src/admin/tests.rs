@@ -25,8 +25,10 @@ fn world(report: Report) -> World {
     let shared = Shared::for_tests();
     let (commands, mut received) = mpsc::channel(1);
     tokio::spawn(async move {
-        while let Some(Command::Report(answer)) = received.recv().await {
-            let _ = answer.send(report.clone());
+        while let Some(command) = received.recv().await {
+            if let Command::Report(answer) = command {
+                let _ = answer.send(report.clone());
+            }
         }
     });
     let admin = Arc::new(Admin {

@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use remora_ir::Snapshot;
-use remora_ir::listener::{Bind, Interception as Captured, Listener};
+use remora_ir::listener::{Bind, Direction, Interception as Captured, Listener};
 use remora_rt::sockets::{
     Families, Interception, ListenError, ListenSpec, SocketKey, Sockets, Transport,
 };
@@ -23,6 +23,29 @@ pub struct Bindings {
     sockets: Sockets,
     workers: NonZeroUsize,
     open: BTreeMap<SocketAddr, Arc<AcceptSockets>>,
+    closed: Closed,
+}
+
+/// Whose addresses are no longer opened, whatever the configuration says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Closed {
+    /// Nobody's.
+    #[default]
+    Nothing,
+    /// Those of inbound listeners.
+    Inbound,
+    /// All.
+    Everything,
+}
+
+impl Closed {
+    const fn holds(self, listener: &Listener) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Inbound => matches!(listener.direction, Direction::Inbound),
+            Self::Everything => true,
+        }
+    }
 }
 
 /// An address that could not be opened, and the listener that asked for it.
@@ -43,7 +66,14 @@ impl Bindings {
             sockets,
             workers,
             open: BTreeMap::new(),
+            closed: Closed::Nothing,
         }
+    }
+
+    /// Opens no more of these; what is open of them goes with the next publication. Nothing is
+    /// ever opened again this way.
+    pub fn close(&mut self, more: Closed) {
+        self.closed = self.closed.max(more);
     }
 
     /// Opens what a snapshot's listeners bind. What it no longer binds stays open until
@@ -51,7 +81,9 @@ impl Bindings {
     /// cannot be opened is missing from the table and reported; the others are not held up.
     pub fn open(&mut self, snapshot: &Snapshot) -> (SocketTable, Vec<BindFault>) {
         let mut faults = Vec::new();
-        for listener in binding(snapshot) {
+        let closed = self.closed;
+        let wanted = || binding(snapshot).filter(move |listener| !closed.holds(listener));
+        for listener in wanted() {
             for address in addresses(listener) {
                 if let Err(source) = self.open_one(address, listener) {
                     let listener = listener.name.to_string();
@@ -59,11 +91,12 @@ impl Bindings {
                 }
             }
         }
-        let wanted = binding(snapshot).flat_map(|listener| addresses(listener));
-        let found = wanted.filter_map(|address| {
-            let sockets = self.open.get(&address)?;
-            Some((address, Arc::clone(sockets)))
-        });
+        let found = wanted()
+            .flat_map(|listener| addresses(listener))
+            .filter_map(|address| {
+                let sockets = self.open.get(&address)?;
+                Some((address, Arc::clone(sockets)))
+            });
         (found.collect(), faults)
     }
 
@@ -132,7 +165,7 @@ mod tests {
     use std::net::TcpStream;
 
     use remora_ir::ListenerName;
-    use remora_ir::listener::{Direction, FilterChains, Inspect};
+    use remora_ir::listener::{FilterChains, Inspect};
     use remora_ir::snapshot::ListenerTable;
 
     use super::*;
@@ -185,6 +218,20 @@ mod tests {
         let (empty, _) = bindings.open(&snapshot(&[("a", any, Bind::Nothing)]));
         bindings.release(&empty);
         assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn what_was_closed_stays_closed_and_the_other_direction_open() {
+        let mut bindings = bindings();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let outbound = snapshot(&[("a", any, Bind::Port)]);
+        bindings.close(Closed::Inbound);
+        assert!(bindings.open(&outbound).0.find(&any).is_some());
+        bindings.close(Closed::Everything);
+        bindings.close(Closed::Inbound);
+        let (empty, faults) = bindings.open(&outbound);
+        bindings.release(&empty);
+        assert!(empty.find(&any).is_none() && faults.is_empty());
     }
 
     #[test]

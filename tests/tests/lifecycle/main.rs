@@ -356,12 +356,19 @@ fn drain_listeners_sends_callers_away_one_direction_at_a_time() {
             (200, false),
             "outbound goes on"
         );
+        wait::until_true("new inbound connections are refused", LIMIT, || {
+            send_inbound(&scene, "/").is_err()
+        })?;
+        assert!(kept_out().is_ok(), "new outbound connections are not");
 
         assert_eq!(scene.post("/drain_listeners")?.status, 200);
         assert!(
             outbound.read_to_end()?.is_empty(),
             "an outbound connection that rests is closed"
         );
+        wait::until_true("new outbound connections are refused", LIMIT, || {
+            kept_out().is_err()
+        })?;
         assert!(
             proxy.is_running(),
             "draining listeners does not end the process"
