@@ -4,8 +4,10 @@
 //! server name decides.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use ipnet::{IpNet, Ipv4Net};
 use remora_model::{Host, Protocol, Resolution};
 use remora_primitives::Port;
 
@@ -96,6 +98,20 @@ pub(super) fn loop_guard(listener: &str, port: Port) -> ChainPlan {
     }
 }
 
+/// A chain that ends connections to allocated addresses on ports that nobody declared. The
+/// addresses exist nowhere, so passing the connections through would leave the caller waiting.
+fn nowhere(listener: &str) -> ChainPlan {
+    const ALLOCATED: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(240, 240, 0, 0), 16);
+    ChainPlan {
+        name: format!("{listener}-allocated"),
+        matches: ChainMatch {
+            range: Some(IpNet::V4(ALLOCATED)),
+            ..ChainMatch::default()
+        },
+        target: Target::Tcp(TcpTarget::to_cluster(names::BLACK_HOLE)),
+    }
+}
+
 fn redirected(world: &World<'_>) -> ListenerPlan {
     let name = names::VIRTUAL_OUTBOUND;
     ListenerPlan {
@@ -103,7 +119,7 @@ fn redirected(world: &World<'_>) -> ListenerPlan {
         addresses: any_address(world.dual_stack),
         port: OUTBOUND_PORT,
         role: Role::RedirectedOutbound,
-        chains: vec![loop_guard(name, OUTBOUND_PORT)],
+        chains: vec![loop_guard(name, OUTBOUND_PORT), nowhere(name)],
         fallback: Some(ChainPlan {
             name: format!("{name}-catchall-tcp"),
             matches: ChainMatch::default(),
