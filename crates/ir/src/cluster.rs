@@ -60,10 +60,8 @@ pub enum Discovery {
 pub struct DnsDiscovery {
     /// What to resolve; each name's addresses take the place of the endpoint.
     pub names: Vec<DnsEndpoint>,
-    /// How often, if answers have no usable time to live. Default 5 s.
+    /// How often. Default 5 s.
     pub refresh: Duration,
-    /// Whether the answers' time to live decides instead.
-    pub respect_ttl: bool,
     /// Which addresses are wanted.
     pub families: AddressFamilies,
 }

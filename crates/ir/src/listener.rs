@@ -261,8 +261,6 @@ pub struct HttpTimeouts {
     pub request_head: Option<Duration>,
     /// Age of the connection, after which it drains.
     pub max_connection: Option<Duration>,
-    /// Time between announcing the end and closing (`drain_timeout`). Default 5 s.
-    pub drain: Duration,
     /// Time a refused peer has to read the answer (`delayed_close_timeout`). Default 1 s.
     pub delayed_close: Duration,
 }

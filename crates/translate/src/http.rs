@@ -34,10 +34,10 @@ pub(crate) fn manager(
             codec_type: "`HTTP3` is refused", stat_prefix, http_filters: "see HTTP filters", common_http_protocol_options,
             http_protocol_options, http2_protocol_options, server_name: "`envoy` if empty", server_header_transformation,
             max_request_headers_kb: "60 KiB if absent", stream_idle_timeout, request_timeout, request_headers_timeout,
-            drain_timeout, delayed_close_timeout, access_log, use_remote_address, xff_num_trusted_hops, skip_xff_append,
+            delayed_close_timeout, access_log, use_remote_address, xff_num_trusted_hops, skip_xff_append,
             via, generate_request_id, preserve_external_request_id, always_set_request_id_in_response,
             forward_client_cert_details: "`x-forwarded-client-cert` is always removed, as Envoy does without a client certificate; `ALWAYS_FORWARD_ONLY` is refused",
-            proxy_100_continue: "interim answers always pass", upgrade_configs, normalize_path, merge_slashes, path_with_escaped_slashes_action,
+            upgrade_configs, normalize_path, merge_slashes, path_with_escaped_slashes_action,
             strip_matching_host_port, route_specifier: "`rds` over ADS, or inline", strip_port_mode
         }
         ignored {
@@ -45,7 +45,9 @@ pub(crate) fn manager(
             tracing: "spans are not reported; trace headers are passed on",
             http1_safe_max_connection_duration: "connections that are too old finish their request",
             stream_flush_timeout: "the stream's idle bound holds",
-            drain_timeout_jitter: "the timeout holds as it is",
+            drain_timeout: "connections that drain end after what they do now",
+            drain_timeout_jitter: "there is no drain timeout",
+            proxy_100_continue: "`100 Continue` is always the proxy's own",
             access_log_flush_interval: "requests are logged when they end",
             flush_access_log_on_new_request: "requests are logged when they end",
             access_log_options: "requests are logged when they end",
@@ -92,7 +94,6 @@ pub(crate) fn manager(
             stream_idle: stream_idle_timeout,
             request: request_timeout,
             request_head: request_headers_timeout,
-            drain: drain_timeout,
             delayed_close: delayed_close_timeout,
         },
     );

@@ -232,7 +232,6 @@ mod tests {
         DnsDiscovery {
             names: names.iter().map(endpoint).collect(),
             refresh: Duration::from_secs(5),
-            respect_ttl: false,
             families: AddressFamilies::All,
         }
     }

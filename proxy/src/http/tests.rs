@@ -239,7 +239,6 @@ fn manager(folder: &std::path::Path) -> HttpConnectionManager {
             request: None,
             request_head: None,
             max_connection: None,
-            drain: PATIENCE,
             delayed_close: Duration::from_millis(100),
         },
         headers: HeaderPolicy {

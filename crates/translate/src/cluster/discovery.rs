@@ -25,7 +25,6 @@ pub(super) struct Said<'a> {
     pub(super) eds: Option<cluster::cluster::EdsClusterConfig>,
     pub(super) assignment: Option<ClusterLoadAssignment>,
     pub(super) dns_refresh: Option<protobuf::Duration>,
-    pub(super) respect_ttl: bool,
     pub(super) families: i32,
     pub(super) lb_config: Option<&'a LbConfig>,
 }
@@ -112,7 +111,6 @@ fn dns(scope: &Scope<'_>, said: Said<'_>) -> Option<Discovery> {
     Some(Discovery::StrictDns(DnsDiscovery {
         names,
         refresh,
-        respect_ttl: said.respect_ttl,
         families,
     }))
 }

@@ -16,7 +16,6 @@ use crate::value;
 /// Envoy's defaults.
 const IDLE: Duration = Duration::from_secs(3600);
 const STREAM_IDLE: Duration = Duration::from_secs(300);
-const DRAIN: Duration = Duration::from_secs(5);
 const DELAYED_CLOSE: Duration = Duration::from_secs(1);
 
 /// What was said of deadlines.
@@ -25,7 +24,6 @@ pub(super) struct SaidTimeouts<'a> {
     pub(super) stream_idle: Option<protobuf::Duration>,
     pub(super) request: Option<protobuf::Duration>,
     pub(super) request_head: Option<protobuf::Duration>,
-    pub(super) drain: Option<protobuf::Duration>,
     pub(super) delayed_close: Option<protobuf::Duration>,
 }
 
@@ -36,7 +34,6 @@ pub(super) fn timeouts(scope: &Scope<'_>, said: SaidTimeouts<'_>) -> Option<Http
     let request = bound("request_timeout", said.request, None);
     let request_head = bound("request_headers_timeout", said.request_head, None);
     let or = |field, value, default| value::duration_or(&scope.field(field), value, default);
-    let drain = or("drain_timeout", said.drain, DRAIN);
     let delayed_close = or("delayed_close_timeout", said.delayed_close, DELAYED_CLOSE);
     let common = said.common?;
     Some(HttpTimeouts {
@@ -45,7 +42,6 @@ pub(super) fn timeouts(scope: &Scope<'_>, said: SaidTimeouts<'_>) -> Option<Http
         request,
         request_head,
         max_connection: common.max_duration,
-        drain,
         delayed_close,
     })
 }
