@@ -243,7 +243,6 @@ mod tests {
         request: None,
         request_head: None,
         max_connection: None,
-        drain: S,
         delayed_close: S,
     };
 
